@@ -20,13 +20,13 @@ from mllm_msr.models.inputs import Renderer
 from mllm_msr.models.loading import load_processor
 from mllm_msr.pipeline.cost.memory import with_memory
 from mllm_msr.pipeline.cost.report import CostReport, StageCost
+from mllm_msr.prompts.templates import TOKENS_PER_WORD
 from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.types import Prompt
 
 # The plan may underestimate by this factor. It overestimates prompts that share prefixes.
 _FACTOR: Final = 1.2
 _BATCH_SIZE: Final = 16
-_NEW_TOKENS_PER_WORD: Final = 3
 _WORDS: Final = 8
 
 
@@ -106,5 +106,5 @@ def _use(check: Check, work: Callable[[HuggingFaceBackend], Any]) -> None:
 
 
 def _written(prompts: Sequence[Prompt]) -> list[Prompt]:
-    new_tokens = _WORDS * _NEW_TOKENS_PER_WORD
+    new_tokens = _WORDS * TOKENS_PER_WORD
     return [replace(prompt, max_new_tokens=new_tokens) for prompt in prompts]

@@ -28,6 +28,10 @@ from mllm_msr.prompts.few_shot import worked_examples
 from mllm_msr.prompts.item_types import ENGLISH, ItemType, find_item_type
 from mllm_msr.types import ImagePart, Message, Part, Prompt, Role, TextPart
 
+# Models limit answers in tokens, `limit_words` in words. Names, and words of scripts that are rare
+# in the tokenizer's training data, take several tokens each.
+TOKENS_PER_WORD: Final = 3
+
 # Private-use characters that mark parts while a template is rendered. `clean` removes them from
 # all data, so that only `render` can insert them.
 _IMAGE: Final = "\ue000"

@@ -28,10 +28,6 @@ logger = logging.getLogger(__name__)
 Modality = Literal["text", "image"]
 Progress = Callable[[int], None]
 
-# The model limits answers in tokens, `templates.limit_words` in words. Names and words of scripts
-# that are rare in the tokenizer's training data take several tokens each.
-_TOKENS_PER_WORD: Final = 3
-
 # First parts of flags, in the order of the flags of an item.
 _FLAG_ORDER: Final = ("text", "image", "fusion", "nothing")
 
@@ -207,7 +203,7 @@ def _render_fusion(
         draft.summaries | {"words": words},
         item_type=item_type,
         trimmable=("text_summary", "image_summary"),
-        max_new_tokens=words * _TOKENS_PER_WORD,
+        max_new_tokens=words * templates.TOKENS_PER_WORD,
         max_text_tokens=max_text_tokens,
     )
 
@@ -220,7 +216,7 @@ def _render_part(
     max_text_tokens: int | None,
 ) -> Prompt:
     """Render the prompt for the summary of one modality of an item."""
-    max_new_tokens = max_words * _TOKENS_PER_WORD
+    max_new_tokens = max_words * templates.TOKENS_PER_WORD
     if modality == "image":
         return templates.render(
             "image_description",

@@ -29,9 +29,6 @@ Progress = Callable[[int], None]
 # First words of every preference; the prompts ask for them.
 OPENING: Final = "The user appears to have a preference for"
 
-# As in `summarization/items.py`.
-_TOKENS_PER_WORD: Final = 3
-
 
 def infer_preferences(
     histories: tables.Frame,
@@ -246,7 +243,7 @@ def _run(
                 **({} if step.previous is None else {"preference": step.previous}),
             },
             item_type=item_type,
-            max_new_tokens=words * _TOKENS_PER_WORD,
+            max_new_tokens=words * templates.TOKENS_PER_WORD,
         )
         for step in prompted
     )

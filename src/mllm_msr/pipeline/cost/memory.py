@@ -20,11 +20,10 @@ from mllm_msr.models.memory import Batch, empty_model, inference_bytes, training
 from mllm_msr.models.projector import find_projector
 from mllm_msr.pipeline.backends import backend_class, open_backend
 from mllm_msr.pipeline.cost.report import CostReport, StageCost
+from mllm_msr.prompts.templates import TOKENS_PER_WORD
 from mllm_msr.ranker.training.lora import make_trainable
 from mllm_msr.ranker.training.prefix_sharing import supports_shared_prefixes
 
-# Stages allow three new tokens per word of their length limit.
-_TOKENS_PER_WORD: Final = 3
 # Python with PyTorch, Transformers, Lightning and the data of a small run: measured .59 GB.
 _PROCESS_BYTES: Final = 600_000_000
 # On a CPU, freed memory stays with the process in pieces, of which not all are used again.
@@ -137,4 +136,4 @@ def _new_tokens(kind: str, settings: Settings) -> int:
         "summarize": max(summarize.text_words, summarize.image_words, summarize.words),
         "infer": settings.infer.words,
     }
-    return _TOKENS_PER_WORD * words.get(kind, 0)
+    return TOKENS_PER_WORD * words.get(kind, 0)

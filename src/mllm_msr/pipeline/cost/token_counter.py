@@ -18,11 +18,10 @@ from mllm_msr.errors import BackendError, ImageError
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.models.processor_options import ProcessorOptions, configure
 from mllm_msr.prompts.item_types import ENGLISH
+from mllm_msr.prompts.templates import TOKENS_PER_WORD
 from mllm_msr.summarization.languages import sample_text
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
-# Stages allow three new tokens per word of their length limit.
-_TOKENS_PER_ALLOWED_WORD: Final = 3
 _CHARACTERS_PER_TOKEN: Final = 4
 _TOKENS_PER_IMAGE: Final = 576
 _FILLER: Final = (
@@ -210,7 +209,7 @@ class CountingBackend(Backend):
         known = self.responses.get(_kind(prompt))
         if known:
             return known[next(self._turn) % len(known)]
-        n_words = max(1, prompt.max_new_tokens // _TOKENS_PER_ALLOWED_WORD)
+        n_words = max(1, prompt.max_new_tokens // TOKENS_PER_WORD)
         # Words in random order: the output checks would reject a repetition loop.
         generator = random.Random(n_words + 1000 * next(self._turn))  # noqa: S311
         text = " ".join(generator.choices(_FILLER.split(), k=n_words))
