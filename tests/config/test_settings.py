@@ -14,3 +14,8 @@ def test_settings_as_yaml_are_read_back(tmp_path: Path) -> None:
     file.write_text(settings.to_yaml())
     assert load_settings(None, file=file, environment={}) == settings
     assert settings != Settings()
+
+
+def test_models_are_listed_by_the_setting_that_selects_them() -> None:
+    settings = load_settings("demo", ["infer.model.backend=mock"], environment={})
+    assert settings.models() == {"model": settings.model, "infer.model": settings.infer.model}

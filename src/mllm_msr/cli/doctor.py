@@ -78,10 +78,10 @@ def _check_models(
 ) -> Iterator[Finding]:
     from mllm_msr.config.loading import load_settings
     from mllm_msr.pipeline.backends import backend_class, open_for_check
-    from mllm_msr.pipeline.doctor import check_backend, configured_models
+    from mllm_msr.pipeline.doctor import check_backend
 
     loaded = load_settings(preset or "default", overrides, file=config)
-    for name, model in configured_models(loaded).items():
+    for name, model in loaded.models().items():
         typer.echo(f"checking {name} ({model.backend}) ...", err=True)
         found = check_backend(name, functools.partial(open_for_check, model))
         yield found

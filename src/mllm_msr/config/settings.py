@@ -378,6 +378,16 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     plan: PlanSettings = PlanSettings()
 
+    def models(self) -> dict[str, ModelSettings]:
+        """Return the models of a run by the setting that selects them."""
+        models = {
+            "model": self.model,
+            "summarize.model": self.summarize.model,
+            "infer.model": self.infer.model,
+            "score.model": self.score.model,
+        }
+        return {name: model for name, model in models.items() if model is not None}
+
     def to_yaml(self) -> str:
         """Return all settings as YAML that `load_settings` can read."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

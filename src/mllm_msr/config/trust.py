@@ -21,7 +21,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mllm_msr import registry
-from mllm_msr.config.settings import ImagesSettings, ModelSettings, Settings
+from mllm_msr.config.settings import ImagesSettings, Settings
 from mllm_msr.errors import RunFolderError, UsageError
 from mllm_msr.storage import atomic, verification
 
@@ -108,15 +108,8 @@ def has_endpoint(backend: str) -> bool:
 
 def _backends(settings: Settings) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yield the section, the name and the arguments of every backend of a run."""
-    models: dict[str, ModelSettings | None] = {
-        "model": settings.model,
-        "summarize.model": settings.summarize.model,
-        "infer.model": settings.infer.model,
-        "score.model": settings.score.model,
-    }
-    for section, model in models.items():
-        if model is not None:
-            yield section, model.backend, model.plugin_kwargs()
+    for section, model in settings.models().items():
+        yield section, model.backend, model.plugin_kwargs()
     for name in settings.baselines.plugin_kwargs():
         arguments = settings.baselines.arguments(name)
         if isinstance(options := arguments.get("options"), Mapping):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from mllm_msr import demo_model
-from mllm_msr.config.settings import ModelSettings, Settings
+from mllm_msr.config.settings import Settings
 from mllm_msr.errors import EXTRAS, BackendError, MllmMsrError, install_command, require_extra
 from mllm_msr.interfaces import Backend
 from mllm_msr.models.small import sources
@@ -170,17 +170,6 @@ def check_disk(folder: Path, *, min_bytes: int = _MIN_DISK_BYTES) -> Finding:
     return Finding("disk", "broken", detail, f"free at least {min_bytes / 2**30:,.0f} GiB")
 
 
-def configured_models(settings: Settings) -> dict[str, ModelSettings]:
-    """Return the models of a run by the setting that selects them."""
-    models = {
-        "model": settings.model,
-        "summarize.model": settings.summarize.model,
-        "infer.model": settings.infer.model,
-        "score.model": settings.score.model,
-    }
-    return {name: model for name, model in models.items() if model is not None}
-
-
 def require_extras(settings: Settings, *, trains: bool) -> None:
     """Check before a run that the extras are installed that its models and its training need.
 
@@ -193,7 +182,7 @@ def require_extras(settings: Settings, *, trains: bool) -> None:
     """
     has_weights = [
         backend_class(model)
-        for model in configured_models(settings).values()
+        for model in settings.models().values()
         if backend_class(model).trainable_checkpoint(**model.plugin_kwargs()) is not None
     ]
     if has_weights and trains and settings.train.enabled:
@@ -204,7 +193,7 @@ def require_extras(settings: Settings, *, trains: bool) -> None:
 
 def require_available(settings: Settings) -> None:
     """Raise `BackendError` if a model behind an endpoint does not answer within seconds."""
-    for name, model in configured_models(settings).items():
+    for name, model in settings.models().items():
         if backend_class(model).is_local:
             continue
         finding = check_backend(name, functools.partial(open_for_check, model))
