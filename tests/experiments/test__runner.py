@@ -67,6 +67,24 @@ def test_ablations_have_the_same_users_and_leave_the_run_unchanged(
     assert direct["value"].mean() == pytest.approx(means(found)["mllm_msr_direct"])
 
 
+def test_each_finished_stage_is_logged_once(
+    tmp_path: Path, data: Path, counter, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = ("plan.budget_tokens=1", "train.enabled=true")
+    systems = ["mllm_msr", "mllm_msr_direct"]
+    run("figure4", tmp_path / "run", data, *more, systems=systems)
+    found = [message.partition(" is estimated")[0] for message in caplog.messages]
+    budgets = ["The run", "mllm_msr_direct: The run"]
+    assert [message for message in found if message.endswith("The run")] == budgets
+    caplog.clear()
+    with caplog.at_level("INFO", logger="mllm_msr.pipeline"):
+        run("figure4", tmp_path / "run", data, *more, systems=systems)
+    own = ["infer", "train/0", "train/1", "score/mllm_msr"]
+    done = ["prepare", "summarize", *own, *(f"mllm_msr_direct: {stage}" for stage in own)]
+    messages = [message for message in caplog.messages if message.endswith(" is already done")]
+    assert messages == [f"{stage} is already done" for stage in done]
+
+
 def test_only_selected_systems_are_scored(tmp_path: Path, data: Path, counter) -> None:
     names = ["mllm_msr_text_only", "mllm_msr"]
     found = run("figure4", tmp_path / "run", data, "train.enabled=true", systems=names)

@@ -67,8 +67,21 @@ def test_the_start_and_end_of_a_stage_are_logged_and_shown(
     assert [message.partition(" in ")[0] for message in caplog.messages] == [
         "one started",
         "one done",
-        "one is already done",
         "two started",
+    ]
+
+
+def test_a_finished_stage_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        for label in ("", "variant: "):
+            with RunFolder.open(tmp_path) as run:
+                for _ in range(2):
+                    with RunContext(run, label=label).stage("one", {}):
+                        pass
+    assert [message.partition(" in ")[0] for message in caplog.messages] == [
+        "one started",
+        "one done",
+        "variant: one is already done",
     ]
 
 

@@ -49,11 +49,19 @@ class RunContext:
         run: The run folder.
         progress: Shows progress.
         force: Whether to run stages again that are finished, with these or other settings.
+        label: What messages about a variant of a run begin with; empty for the run itself.
     """
 
     run: RunFolder
     progress: Progress = silent
     force: bool = False
+    label: str = ""
+
+    def announces(self, fact: str) -> bool:
+        """Return whether a fact about the run is to be logged: only once, and not by workers."""
+        is_new = not self.run.is_worker and fact not in self.run.announced
+        self.run.announced.add(fact)
+        return is_new
 
     @contextlib.contextmanager
     def stage(
@@ -95,15 +103,17 @@ class RunContext:
             derived=derived,
             force=self.force,
         ) as stage:
+            is_new = self.announces(name)
             if stage.finished or self.run.is_worker:
-                if not self.run.is_worker:
-                    logger.info("%s is already done", name)
+                if is_new:
+                    logger.info("%s%s is already done", self.label, name)
                 yield stage
                 return
-            logger.info("%s started", name)
+            logger.info("%s%s started", self.label, name)
             with tracing.step(f"stage {name}"), self.progress(name, None):
                 yield stage
-        logger.info("%s done in %s", name, format_seconds(time.perf_counter() - started))
+        seconds = format_seconds(time.perf_counter() - started)
+        logger.info("%s%s done in %s", self.label, name, seconds)
 
 
 def changed(

@@ -9,6 +9,7 @@ progress.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -57,7 +58,6 @@ STAGES: Final[Mapping[str, Callable[[RunContext, Settings], None]]] = {
     "evaluate": stage_io.evaluate,
     "report": stage_io.report,
 }
-
 
 _STAGES_WITHOUT_BASELINES: Final = ("prepare", "align", "summarize", "infer", "train")
 
@@ -185,9 +185,9 @@ class Pipeline:
             self.run_stage(name)
             if done is not None and not self.run.is_worker:
                 done(name)
-            if name == "prepare" and not self.run.is_worker:
+            if name == "prepare" and self.context.announces("budgets"):
                 for warning in budgets.warnings(self.context, self.settings):
-                    logger.warning("%s", warning)
+                    logger.warning("%s%s", self.context.label, warning)
 
     def run_stage(
         self, name: str, *, save_settings: bool = True, redone: Collection[str] = ()
@@ -250,7 +250,7 @@ class Pipeline:
         if not isinstance(settings, Settings):
             settings = override(self.settings, settings)
         force = self.context.force if force is None else force
-        return Pipeline(RunContext(self.run, self.context.progress, force), settings)
+        return Pipeline(dataclasses.replace(self.context, force=force), settings)
 
     @contextlib.contextmanager
     def fork(
@@ -274,7 +274,8 @@ class Pipeline:
             if not worker:
                 # All variants of a run read images with the same projector.
                 copy_stages(other, self.run, ["align", *shares] if shares else shares)
-            yield Pipeline(RunContext(other, self.context.progress, self.context.force), settings)
+            label = f"{self.context.label}{name}: "
+            yield Pipeline(dataclasses.replace(self.context, run=other, label=label), settings)
 
     def counts(self, name: str) -> dict[str, Any]:
         """Return counts, seconds and outputs of a stage from the manifest.

@@ -37,11 +37,9 @@ def copy_stages(target: RunFolder, source: RunFolder, stages: Sequence[str]) -> 
     """
     target.require_writable()
     theirs, ours = manifest.load(source.folder), manifest.load(target.folder)
-    copied = {
-        name: entry
-        for name, entry in theirs.items()
-        if name.partition("/")[0] in stages and ours.get(name) != entry
-    }
+    shared = {name: each for name, each in theirs.items() if name.partition("/")[0] in stages}
+    target.announced.update(shared)
+    copied = {name: entry for name, entry in shared.items() if ours.get(name) != entry}
     others = {name: entry for name, entry in ours.items() if name not in copied}
     if "prepare" in copied:
         for image in (source.folder / layout.IMAGES).glob("sha256-*"):

@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Self, final
 
 import polars as pl
@@ -51,12 +51,14 @@ class RunFolder:
         read_only: Whether the run folder was opened without the lock, so that writing raises.
         is_worker: Whether this process is a rank above 0 of a distributed training that the holder
             of the lock runs. Implies `read_only`.
+        announced: Finished stages and other facts that were logged, so that each is logged once.
     """
 
     def __init__(self, folder: Path, *, lock: ProcessLock | None, is_worker: bool = False) -> None:
         self.folder = folder
         self.read_only = lock is None
         self.is_worker = is_worker
+        self.announced: set[str] = set()
         self._lock = lock
         self._cache: ResponseCache | None = None
 
@@ -97,12 +99,7 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
