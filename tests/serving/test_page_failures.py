@@ -16,6 +16,15 @@ def answer(status: int, detail: str, **headers: str):
     return lambda route: route.fulfill(status=status, json={"detail": detail}, headers=headers)
 
 
+def unranked(route) -> None:
+    """Answer with a list in another order, as if the model had not scored it in time."""
+    response = route.fetch()
+    body = response.json() | {"fallback_reason": "model_slow"}
+    items = [item | {"score": None, "reason": "model_slow"} for item in reversed(body["items"])]
+    body["items"] = [item | {"rank": rank} for rank, item in enumerate(items, start=1)]
+    route.fulfill(response=response, json=body)
+
+
 def test_loading_page_has_placeholders_and_says_that_it_is_busy(pages, event_url: str) -> None:
     held = []
 
@@ -127,3 +136,39 @@ def test_failed_undo_is_reported_and_repeated(pages, event_url: str) -> None:
     page.unroute_all()
     page.click("#list-problem button")
     page.wait_for_selector("#hidden", state="hidden")
+
+
+def test_list_without_the_slow_model_is_requested_again_on_a_click(pages, event_url: str) -> None:
+    page = pages.open(
+        f"{event_url}/#user4",
+        loaded="#reason:visible",
+        before=lambda page: page.route("**/v1/recommendations", unranked),
+    )
+    assert "did not respond in time" in page.inner_text("#reason")
+    page.unroute_all(behavior="wait")
+    page.click("#reason button")
+    page.wait_for_selector("#reason", state="hidden")
+    page.wait_for_selector('#list :text("match 0.")')
+    assert pages.errors == []
+
+
+def test_list_of_a_slow_model_is_not_compared_with_the_next_one(pages, event_url: str) -> None:
+    def not_updated_yet(route) -> None:
+        response = route.fetch()
+        body = response.json()
+        body["preference_history"].pop()
+        route.fulfill(response=response, json=body)
+
+    def slow_at_first(page) -> None:
+        page.route("**/preference", not_updated_yet, times=1)
+        page.route("**/v1/recommendations", unranked, times=1)
+
+    page = pages.open(f"{event_url}/#user4", loaded="#reason:visible", before=slow_at_first)
+    page.wait_for_selector('#list :text("match 0.")')  # the update has changed the list
+    assert page.locator("#list .mark").count() == 0
+    page.wait_for_timeout(1000)  # the history scrolls smoothly
+    assert page.locator("#history .block").last.evaluate(
+        "tile => tile.getBoundingClientRect().right"
+        " <= document.getElementById('history').getBoundingClientRect().right"
+    )
+    assert pages.errors == []

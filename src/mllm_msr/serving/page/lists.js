@@ -18,6 +18,8 @@ const REASONS = {
   model_circuit_open: "The model is paused after repeated failures. Retrieval only.",
   no_scores: "The baseline does not know the items of the history. Retrieval only.",
 };
+// Reasons that may be gone when the same list is requested again.
+const TEMPORARY = ["model_failed", "model_slow", "model_circuit_open"];
 // Why the model was not asked about an item of a list that it has ranked.
 const UNSCORED = {
   beyond_budget: "Not scored: it is not among the candidates that the model was to score.",
@@ -25,7 +27,7 @@ const UNSCORED = {
 };
 const GENERATORS = { preference: "preference text", collaborative: "similar users", recent: "trending" };
 
-let actions = {}; // like, dislike and open
+let actions = {}; // like, dislike, open, showAgain and showLists
 
 export const onAction = (given) => { actions = given; };
 
@@ -140,20 +142,25 @@ export async function refreshLists({ marked = false } = {}) {
     if (started !== state.turn) return null;
     drawLists(own, other, marked);
     const known = new Set(state.shown.own.map((item) => item.item_id));
-    state.shown = { own: own.items, other: other?.items ?? [] };
+    state.shown = { own: own.items, other: other?.items ?? [], reason: own.fallback_reason };
     return own.items.filter((item) => !known.has(item.item_id)).length;
   } finally {
     if (started === state.turn) $("lists").removeAttribute("aria-busy");
   }
 }
 
+const isTemporary = (reason) => TEMPORARY.includes(reason);
+
 function drawLists(own, other, marked) {
   const earlier = state.shown;
   $("reason").hidden = !own.fallback_reason;
-  $("reason").textContent = REASONS[own.fallback_reason] ?? own.fallback_reason ?? "";
+  $("reason").replaceChildren(REASONS[own.fallback_reason] ?? own.fallback_reason ?? "");
+  if (isTemporary(own.fallback_reason)) $("reason").append(button("Try again", () => actions.showLists()));
+  // Two lists of which the model has ranked only one differ for another reason than a change.
+  const isChange = marked && isTemporary(own.fallback_reason) === isTemporary(earlier.reason);
   const scored = [...own.items, ...(other?.items ?? [])].some((item) => item.score !== null);
   $("note").textContent = scored ? "Match: how strongly the model answers yes. Not the chance that the item comes next." : "";
-  drawList("list", own.items, marked ? earlier.own : null, NEW);
+  drawList("list", own.items, isChange ? earlier.own : null, NEW);
   if (other) drawList("other-list", other.items, own.items, "only here");
   $("columns").style.setProperty("--rows", Math.max(own.items.length, other?.items.length ?? 0));
   $("other").hidden = $("own-name").hidden = !other;

@@ -70,7 +70,7 @@ async function showUser(id, attempt = 0) {
   const started = ++state.turn;
   state.liked.clear();
   state.pending = state.before = null;
-  state.shown = { own: [], other: [] };
+  state.shown = { own: [], other: [], reason: null };
   state.n = LENGTH;
   state.user = emptyUser(id);
   $("user").value = id;
@@ -108,7 +108,10 @@ async function showLists(attempt = 0) {
     say(`Showing ${state.user.id}.`);
     scrollToRead(); // again, because the lists change the width of the history
     if (!state.user.history.length) return;
-    if (await readUpdatedUser()) await refreshLists({ marked: true });
+    if (await readUpdatedUser()) {
+      await refreshLists({ marked: true });
+      scrollToRead(); // the preference includes more items
+    }
   } catch (error) {
     if (started === state.turn) failLists(error, showLists, attempt);
   }
@@ -338,6 +341,6 @@ $("model").addEventListener("change", () => showLists());
 $("compare").addEventListener("change", () => showLists());
 $("more").addEventListener("click", () => { state.n += LENGTH; showLists(); });
 onOpen(openItem);
-onAction({ like, dislike, open: openItem, showAgain });
+onAction({ like, dislike, open: openItem, showAgain, showLists: () => showLists() });
 onItemAction({ like, dislike, remove: (event) => undo(event, { item_id: event.item_id }) });
 start();

@@ -30,7 +30,7 @@ function drawHistory() {
     return element("li", { className: states.filter(Boolean).join(" ") }, tile);
   }));
   const n = history.length;
-  $("read").textContent = n ? `${n} item${n === 1 ? "" : "s"}, latest last` : "empty";
+  $("read").textContent = n ? n === 1 ? "1 item" : `${n} items, latest last` : "empty";
 }
 
 // Scroll the history, and nothing else, to an item.
@@ -72,7 +72,7 @@ function drawSteps() {
   $("earlier").disabled = step() === 0;
   $("later").disabled = step() >= n - 1;
   const failed = user.preference_history[step()]?.flags.includes("failed");
-  const text = n ? `after ${user.preference_history[step()].n_items} of ${user.history.length} items${failed ? "; the last block failed" : ""}` : "";
+  const text = n ? `after ${user.preference_history[step()].n_items} of ${user.history.length} item${user.history.length === 1 ? "" : "s"}${failed ? "; the last block failed" : ""}` : "";
   $("progress").textContent = text;
   $("step").setAttribute("aria-valuetext", text);
   $("past").hidden = n === 0 || isLatest();

@@ -7,7 +7,7 @@ export const state = {
   liked: new Set(), // items liked since the user was selected
   pending: null, // an item whose like has been sent, but not acknowledged
   before: null, // the latest preference before the last like
-  shown: { own: [], other: [] }, // the lists on the page
+  shown: { own: [], other: [], reason: null }, // the lists on the page, and why the model has not ranked them
   n: 8, // items per list
   turn: 0, // incremented by each selection and change; responses of earlier turns are ignored
 };
