@@ -84,8 +84,9 @@ def test_unused_image_files_are_no_problem_if_items_have_images(tmp_path: Path) 
 
 def test_image_paths_of_which_none_exists_are_a_problem(tmp_path: Path) -> None:
     (problem,) = describe_source(raw(["v1"], images={"v1": str(tmp_path / "no.png")})).problems
-    assert "None of the 1 image paths" in problem
+    assert "exists: 1 path, for example" in problem
     assert "no.png" in problem
+    assert "data.images_folder" in problem
 
 
 @pytest.mark.parametrize("some_found", [True, False])
@@ -157,7 +158,7 @@ def test_paths_of_the_table_are_blamed_before_the_names_of_files(tmp_path: Path)
     (problem,) = describe_source(
         with_images(data, SourceImages(tmp_path, 1, 0, ("v1.jpg",)))
     ).problems
-    assert "None of the 1 image paths" in problem
+    assert "exists: 1 path, for example" in problem
 
 
 def filtered(rows: list[tuple[str, str, int]], ordered_by: str = "time") -> tuple[str, ...]:

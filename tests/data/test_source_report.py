@@ -66,7 +66,7 @@ def test_items_with_several_images(tmp_path: Path) -> None:
     assert report.missing_images == 2
     row = dict(report_rows(report.to_dict()))["images"]
     assert "2 items with several images, of which up to 3 are used (images.per_item)" in row
-    assert "2 items that lack some of their images" in row
+    assert "2 items without some of the images" in row
 
 
 def test_items_with_several_links() -> None:

@@ -11,6 +11,15 @@ from mllm_msr.errors import DataError
 from mllm_msr.types import SourceFile, SourceImages
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural.
+
+    >>> counted(1, "item"), counted(1200, "item")
+    ('1 item', '1,200 items')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryPreview:
     """Start of the history of one user.

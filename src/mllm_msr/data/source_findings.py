@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from mllm_msr.data.data_report import DataReport
+from mllm_msr.data.data_report import DataReport, counted
 from mllm_msr.data.reading.rows import shown
 from mllm_msr.types import SourceImages
 
@@ -99,9 +99,10 @@ def _image_problem(report: DataReport, known: pl.Series) -> str:
         return _rejected_images(images)
     if report.missing_images:
         return (
-            f"None of the {report.missing_images} image paths of the items exists, for example "
-            f"{report.missing_examples[0]}. Correct the paths, or set data.image_column=null to "
-            "find images by the ids of the items."
+            "None of the image paths of the items exists: "
+            f"{counted(report.missing_images, 'path')}, for example {report.missing_examples[0]}. "
+            "Set data.images_folder to the folder of the images, or correct the paths. With "
+            "data.image_column=null, images are found by the ids of the items."
         )
     # Files of other items beside images are no problem.
     if images is not None and images.n_files and not images.n_linked:
@@ -219,26 +220,29 @@ def _image_warnings(report: DataReport, *, download_images: bool) -> list[str]:
     if report.n_items_known and not report.n_with_image + report.n_linked:
         folder = None if report.images is None else report.images.folder
         where = f": there is no folder {folder}" if folder and not folder.is_dir() else ""
-        warnings.append(f"No item has an image{where}. The models read titles and texts only.")
+        warnings.append(
+            f"No item has an image{where}. The models read titles and texts only."
+            + (" If there are images, set data.images_folder." if where else "")
+        )
     elif report.n_items_known and _is_many(n_absent, report):
         warnings.append(f"{_share(n_absent, report)} have no image.")
     if report.n_linked and not download_images:
         warnings.append(
-            f"{report.n_linked} items have a link to an image instead of a file. Set "
-            "images.download=true to download these images."
+            f"{counted(report.n_linked, 'item')} with a link to an image instead of a file. Set "
+            "images.download=true to download linked images."
         )
     has_images = report.n_with_image + report.n_linked > 0
     if report.missing_images and has_images:
         warnings.append(
-            f"{report.missing_images} image paths do not exist, for example "
+            f"{counted(report.missing_images, 'image path')} without a file, for example "
             f"{report.missing_examples[0]}."
         )
     if report.images and report.images.n_rejected and has_images:
         warnings.append(_rejected_images(report.images))
     if report.unreadable_images:
         warnings.append(
-            f"{len(report.unreadable_images)} of {report.n_decoded} images that were opened are "
-            f"unreadable. {report.unreadable_images[0]}"
+            f"{len(report.unreadable_images)} of {report.n_decoded} opened images cannot be read. "
+            f"{report.unreadable_images[0]}"
         )
     return warnings
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from mllm_msr.data.data_report import counted
 from mllm_msr.data.times import UNIT_NAMES
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -154,13 +155,14 @@ def _images(report: Mapping[str, Any]) -> str:
             parts.append(f"without an item: {', '.join(found['unlinked'])}")
     if report["missing_images"]:
         parts.append(
-            f"{report['missing_images']:,} paths without a file, such as "
+            f"{counted(report['missing_images'], 'path')} without a file, such as "
             f"{report['missing_examples'][0]}"
         )
     if report.get("n_incomplete"):
-        parts.append(f"{report['n_incomplete']:,} items that lack some of their images")
+        n_incomplete = counted(report["n_incomplete"], "item")
+        parts.append(f"{n_incomplete} without some of the images")
     if report["n_linked"]:
-        parts.append(f"{report['n_linked']:,} items with a link only")
+        parts.append(f"{counted(report['n_linked'], 'item')} with a link only")
     if report["n_decoded"]:
         n_readable = report["n_decoded"] - len(report["unreadable_images"])
         parts.append(f"{n_readable:,} of {report['n_decoded']:,} opened images are readable")
@@ -176,8 +178,8 @@ def _filtering_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
         f"{counts['interactions']:,} of {counts['users']:,} users with {counts['items']:,} items"
     )
     return [
-        ("duplicates", f"{counts['duplicates_dropped']:,} interactions dropped"),
-        ("filters", f"{dropped:,} interactions dropped; {remaining} remain"),
+        ("duplicates", f"{counted(counts['duplicates_dropped'], 'interaction')} dropped"),
+        ("filters", f"{counted(dropped, 'interaction')} dropped; {remaining} remain"),
     ]
 
 

@@ -190,7 +190,7 @@ def test_image_paths_without_files_stop_only_runs_that_read_images(
 ) -> None:
     items = raw.items.with_columns(image=pl.lit(str(tmp_path / "gone.png")))
     missing = dataclasses.replace(raw, items=items, image_urls=None)
-    with pytest.raises(DataError, match="None of the 10 image paths"):
+    with pytest.raises(DataError, match="image paths of the items exists: 10 paths"):
         prepared(missing, tmp_path)
     found = prepared(missing, tmp_path, reads_images=False)
     assert found.items["image"].null_count() == 10

@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from mllm_msr import tables
+from mllm_msr.data.data_report import counted
 from mllm_msr.data.preprocessing import Duplicates
 from mllm_msr.data.reading.records import ReadOptions
 from mllm_msr.datasets._interactions import InteractionFormat, read_interactions
@@ -143,30 +144,26 @@ def describe(counts: dict[str, int]) -> str:
     if counts["interactions"]:
         new = f" ({counts['new_users']} of them new)" if counts["new_users"] else ""
         sentences.append(
-            f"Added {_number(counts['interactions'], 'interaction')} of "
-            f"{_number(counts['users'], 'user')}{new} and updated their preferences."
+            f"Added {counted(counts['interactions'], 'interaction')} of "
+            f"{counted(counts['users'], 'user')}{new} and updated their preferences."
         )
     else:
         sentences.append("The file has no new interactions; nothing was changed.")
     if counts["known"]:
         sentences.append(
-            f"Ignored {_number(counts['known'], 'interaction')} that the run already contains."
+            f"Ignored {counted(counts['known'], 'interaction')} that the run already contains."
         )
     if counts["unknown_items"]:
         sentences.append(
-            f"Ignored {_number(counts['unknown_items'], 'interaction')} with items that the run "
+            f"Ignored {counted(counts['unknown_items'], 'interaction')} with items that the run "
             "does not contain. A new run can include them."
         )
     if counts["outside_sample"]:
         sentences.append(
-            f"Ignored {_number(counts['outside_sample'], 'interaction')} of users that are not in "
+            f"Ignored {counted(counts['outside_sample'], 'interaction')} of users that are not in "
             "the run's sample of users (data.max_users)."
         )
     return "\n".join(sentences)
-
-
-def _number(n: int, name: str) -> str:
-    return f"{n:,} {name}{'' if n == 1 else 's'}"
 
 
 def _examples(ids: tuple[str, ...] | pl.Series) -> str:
