@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     Field,
@@ -28,6 +30,10 @@ LearningRateScheduler = Literal["cosine", "constant"]
 Precision = Literal["bf16", "fp16", "fp32"]
 TrainingLoss = Literal["answer", "full"]
 TrackerName = Literal["tensorboard", "csv", "wandb", "mlflow", "trackio"]
+
+_DTYPES: Final[Mapping[Precision, Literal["bfloat16", "float16", "float32"]]] = MappingProxyType(
+    {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+)
 
 
 class TrainSettings(Section):
@@ -155,6 +161,11 @@ class TrainSettings(Section):
     def weight_format(self) -> WeightFormat:
         """Return the format of the weights that training writes."""
         return "lora" if self.method == "lora" else "full"
+
+    @property
+    def dtype(self) -> Literal["bfloat16", "float16", "float32"]:
+        """Return the data type of the loaded weights: full fine-tuning needs float32."""
+        return "float32" if self.weight_format == "full" else _DTYPES[self.precision]
 
     @field_validator("loss")
     @classmethod

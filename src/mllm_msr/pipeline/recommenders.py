@@ -347,7 +347,7 @@ class Recommenders:
 
     def weights(self, fold: int) -> str:
         """Return the path, inside the run folder, of a fold's fine-tuned weights."""
-        folder = {"lora": layout.ADAPTER, "full": layout.MODEL}[self._settings.train.weight_format]
+        folder = layout.WEIGHTS[self._settings.train.weight_format]
         return f"{self._training_folder(fold)}{folder}"
 
     def _training_folder(self, fold: int) -> str:

@@ -7,6 +7,8 @@ to the run folder, with "/" as separator. Tables are named without ".parquet", a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 # Files of the run.
@@ -58,6 +60,7 @@ PROJECTOR: Final = "alignment/projector.safetensors"
 # than one fold, each fold has them in its own folder below FOLDS.
 ADAPTER: Final = "adapter"
 MODEL: Final = "model"
+WEIGHTS: Final[Mapping[str, str]] = MappingProxyType({"lora": ADAPTER, "full": MODEL})
 TRAINING: Final = "training"
 # Files of the trackers in `train.loggers`.
 TRACKING: Final = "tracking"

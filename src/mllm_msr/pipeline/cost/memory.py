@@ -28,7 +28,6 @@ from mllm_msr.ranker.training.prefix_sharing import supports_shared_prefixes
 _PROCESS_BYTES: Final = 600_000_000
 # On a CPU, freed memory stays with the process in pieces, of which not all are used again.
 _CPU_FACTOR: Final = 1.2
-_TRAIN_DTYPES: Final = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 def with_memory(report: CostReport, settings: Settings) -> CostReport:
@@ -106,7 +105,7 @@ def _training_peak(model: Any, stage: StageCost, settings: Settings, *, on_cpu: 
     shared = stage.shared_tokens / max(1, stage.calls) if supports_shared_prefixes(model) else 0.0
     return training_bytes(
         model,
-        "float32" if train.weight_format == "full" else _TRAIN_DTYPES[train.precision],
+        train.dtype,
         Batch(round(n_rows * (length - shared)), length),
         checkpointing=train.gradient_checkpointing,
         fused=not on_cpu or train.precision == "fp32",

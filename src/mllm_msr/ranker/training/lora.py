@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,10 +30,6 @@ from mllm_msr.models.vector_tokens import (
 from mllm_msr.ranker.calibration import IDENTITY, Calibration, write_calibration
 from mllm_msr.ranker.prompt_record import write_prompt_record
 from mllm_msr.ranker.training.checkpoint import replace_folder, require_finite
-from mllm_msr.storage import layout
-
-# Folder of the trained weights by format.
-WEIGHT_FOLDERS: Final[Mapping[WeightFormat, str]] = {"lora": layout.ADAPTER, "full": layout.MODEL}
 
 
 def make_trainable(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import torch
 
@@ -41,7 +41,6 @@ from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.ranker.training.fingerprint import run_fingerprint
 from mllm_msr.ranker.training.lightning_output import QUIET_TRAINER, quiet_lightning
 from mllm_msr.ranker.training.lora import (
-    WEIGHT_FOLDERS,
     image_token_ids,
     learns_language_only,
     load_trainable,
@@ -65,11 +64,6 @@ _LIGHTNING_PRECISION: Final[dict[Precision, str]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
     "fp32": "32-true",
-}
-_DTYPES: Final[dict[Precision, Literal["bfloat16", "float16", "float32"]]] = {
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "fp32": "float32",
 }
 _SUMMARY: Final = "summary.json"
 
@@ -217,7 +211,7 @@ def _train_loaded(
             show=show,
         )
     summary = TrainingSummary.from_progress(
-        run.progress, output / WEIGHT_FOLDERS[settings.weight_format]
+        run.progress, output / layout.WEIGHTS[settings.weight_format]
     )
     if is_rank_zero:
         labels = [example.label for example in validation_examples]
@@ -246,7 +240,7 @@ def _load_options(settings: TrainSettings) -> dict[str, Any]:
     """Return how to load the model: frozen weights have the precision of the matrix products."""
     on_gpu = torch.cuda.is_available()
     return {
-        "dtype": "float32" if settings.weight_format == "full" else _DTYPES[settings.precision],
+        "dtype": settings.dtype,
         "device": "cpu",
         # Matrix products have the precision bf16 on a CPU as well, whatever that of the weights.
         "attention": "auto" if on_gpu or settings.precision == "fp32" else "blocked",
