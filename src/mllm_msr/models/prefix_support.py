@@ -136,8 +136,8 @@ def why_not_in_training(model: Any) -> str:
     return why_not_continuous(model)
 
 
-def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the number of leading tokens that two prompts have in common."""
+def common_prefix_length(first: Sequence[object], second: Sequence[object]) -> int:
+    """Return the number of leading elements, such as tokens, that two sequences have in common."""
     pairs = zip(first, second, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 import difflib
-import itertools
 from collections.abc import Sequence
 from typing import Final
+
+from mllm_msr.models.prefix_support import common_prefix_length
 
 _N_COMPARED: Final = 2_000
 
@@ -36,13 +37,7 @@ def similar_ids(wanted: str, ids: Sequence[str], *, limit: int = 3) -> list[str]
 
     def order(match: str) -> tuple[int, float, str]:
         ratio.set_seq1(match)
-        return -_common_length(match, text), -ratio.ratio(), match
+        return -common_prefix_length(match, text), -ratio.ratio(), match
 
     matches.sort(key=order)
     return [folded[match] for match in matches[:limit]]
-
-
-def _common_length(first: str, second: str) -> int:
-    """Return the length of the common beginning of two texts."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -7,7 +7,6 @@ many prompts of one item, or of one user, are computed together.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +17,7 @@ import polars as pl
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import Settings
 from mllm_msr.config.train_settings import TrainSettings
+from mllm_msr.models.prefix_support import common_prefix_length
 from mllm_msr.pipeline.cost.report import OrderCost
 from mllm_msr.pipeline.cost.token_counter import Call
 from mllm_msr.ranker.training.sampler import StepSampler
@@ -68,10 +68,10 @@ def mean_shared_tokens(calls: Sequence[Call], others: Sequence[Call]) -> float:
         calls: Prompts.
         others: The same prompts of users, or with items, that have nothing in common with them.
     """
-    n_shared = 0
-    for call, other in zip(calls, others, strict=False):
-        pairs = zip(call.prompt.ids, other.prompt.ids, strict=False)
-        n_shared += sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    n_shared = sum(
+        common_prefix_length(call.prompt.ids, other.prompt.ids)
+        for call, other in zip(calls, others, strict=False)
+    )
     return n_shared / max(1, len(calls))
 
 
