@@ -10,7 +10,7 @@ from mllm_msr.config.settings import Settings
 # Candidate generators that are not baselines; `config/checks.py` checks the others.
 GENERATORS: Final = ("preference", "collaborative", "recent")
 # The generator that `distill` adds.
-_STUDENT: Final = "student"
+STUDENT: Final = "student"
 
 
 def candidate_generators(settings: Settings) -> dict[str, str | None]:
@@ -23,7 +23,7 @@ def candidate_generators(settings: Settings) -> dict[str, str | None]:
     collaborative = retrieve.collaborative or default
     names = retrieve.generators
     if names is None:
-        own = [_STUDENT] if settings.distill.enabled else []
+        own = [STUDENT] if settings.distill.enabled else []
         own += [ranker.collaborative] if ranker.reads_vectors else []
         names = (*(name for name in own if name != collaborative), *GENERATORS)
     baselines = {"collaborative": collaborative, "preference": None, "recent": None}

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterable
-from typing import Final, cast
+from typing import cast
 
 import polars as pl
 
 from mllm_msr.baselines import _factory
 from mllm_msr.baselines._distillation.selection import unsure_pairs
+from mllm_msr.config.generators import STUDENT
 from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.interfaces import CatalogScorer, TrainingData
@@ -27,15 +28,13 @@ from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import Stage
 from mllm_msr.tables import TEACHER, conform
 
-_STUDENT: Final = "student"
-
 
 def requires_teacher(settings: Settings, names: Iterable[str]) -> bool:
     """Return whether one of some recommenders, or a member of it, is a student with a teacher."""
     if not settings.distill.enabled:
         return False
     return any(
-        _STUDENT in (name, *_factory.member_names(name, settings.baselines.arguments(name)))
+        STUDENT in (name, *_factory.member_names(name, settings.baselines.arguments(name)))
         for name in names
         if name not in VARIANTS
     )
@@ -51,10 +50,10 @@ def distill(context: RunContext, settings: Settings) -> None:
         return
     recommenders = Recommenders(context, settings)
     # The student that selects the pairs has no teacher.
-    alone = ["distill.enabled=false", f"baselines.{_STUDENT}.distillation=0"]
+    alone = ["distill.enabled=false", f"baselines.{STUDENT}.distillation=0"]
     first = Recommenders(context, override(settings, alone))
     name = MLLM_MSR if settings.train.enabled else ZERO_SHOT
-    student, teacher = first.conditions(_STUDENT), recommenders.conditions(name)
+    student, teacher = first.conditions(STUDENT), recommenders.conditions(name)
     for fold in recommenders.tables.folds():
         with context.stage(
             f"distill/{fold}",
@@ -73,18 +72,18 @@ def distill(context: RunContext, settings: Settings) -> None:
                 with contextlib.closing(recommenders.fitted(name, fold)) as model:
                     data = recommenders.training_data(name, fold)
                     _score(stage, cast("MllmRecommender", model), fold, selected, data)
-        with contextlib.closing(recommenders.fitted(_STUDENT, fold)):
+        with contextlib.closing(recommenders.fitted(STUDENT, fold)):
             pass  # stored in the cache of the run
     shutil.rmtree(context.run.inside(layout.BASELINE_STATES), ignore_errors=True)
 
 
 def _select(first: Recommenders, fold: int, settings: Settings) -> pl.DataFrame:
     """Return the pairs to score: `user_id`, `position` and `item_id`."""
-    data = first.training_data(_STUDENT, fold)
+    data = first.training_data(STUDENT, fold)
     is_target = (pl.col("split") == "train") & (pl.col("label") == 1)
     preferences = data.preferences if settings.recommend.reads_preference else None
     targets = with_input(data.candidates.filter(is_target), settings.recommend, preferences)
-    with contextlib.closing(first.fitted(_STUDENT, fold)) as student:
+    with contextlib.closing(first.fitted(STUDENT, fold)) as student:
         return unsure_pairs(
             cast("CatalogScorer", student),
             targets,

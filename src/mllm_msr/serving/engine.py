@@ -21,6 +21,7 @@ from mllm_msr import tables
 from mllm_msr.config.settings import ServeSettings
 from mllm_msr.errors import BackendError, DataError, SettingsError
 from mllm_msr.interfaces import Backend
+from mllm_msr.ranker.recommender import ZERO_SHOT
 from mllm_msr.recommend.arguments import require_known
 from mllm_msr.recommend.list_weights import plan_beside, without_weights
 from mllm_msr.recommend.loading import load_run
@@ -31,7 +32,7 @@ from mllm_msr.serving.baseline_ranker import BaselineRanker
 from mllm_msr.serving.candidate_cache import CandidateCache
 from mllm_msr.serving.image_uploads import thumbnail
 from mllm_msr.serving.items import NewItems
-from mllm_msr.serving.list_builder import RUN, ZERO_SHOT, BuiltList, ListBuilder, ListOptions
+from mllm_msr.serving.list_builder import RUN, BuiltList, ListBuilder, ListOptions
 from mllm_msr.serving.preference_updates import PreferenceUpdates
 from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue, OverloadedError, QueuedBackend

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
 from mllm_msr.config import tracing
+from mllm_msr.ranker.recommender import ZERO_SHOT
 from mllm_msr.recommend.list_weights import ListPlan
 from mllm_msr.recommend.lists import (
     SORTED,
@@ -28,7 +29,6 @@ from mllm_msr.serving.scoring import CandidateScorer, ItemScores, ModelNotServed
 from mllm_msr.serving.users import User
 
 RUN: Final = "run"
-ZERO_SHOT: Final = "zero_shot"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
 from mllm_msr.errors import ImageError
+from mllm_msr.ranker.recommender import ZERO_SHOT
 from mllm_msr.serving import request_types, schemas
 from mllm_msr.serving.api_reference import render_reference
 from mllm_msr.serving.dependencies import (
@@ -28,7 +29,7 @@ from mllm_msr.serving.dependencies import (
     get_engine,
 )
 from mllm_msr.serving.items import UnknownItemError
-from mllm_msr.serving.list_builder import RUN, ZERO_SHOT
+from mllm_msr.serving.list_builder import RUN
 from mllm_msr.serving.validation import BoundedRoute
 from mllm_msr.storage import layout
 
@@ -113,12 +114,13 @@ async def get_run(request: Request) -> schemas.RunResponse:
     """Return a description of the served run."""
     engine = get_engine(request)
     settings = engine.settings
-    options = settings.model.plugin_kwargs()
+    ranker = settings.score.model or settings.model
+    options = ranker.plugin_kwargs()
     run: Path = request.app.state.run
     return schemas.RunResponse(
         name=run.resolve().name,
         dataset=settings.dataset,
-        model=str(options.get("checkpoint", settings.model.backend)).rpartition("/")[2],
+        model=str(options.get("checkpoint", ranker.backend)).rpartition("/")[2],
         version=engine.lists.scorer(RUN).version,
         items=len(engine.catalog),
         update=settings.serve.update,

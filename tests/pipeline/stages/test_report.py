@@ -9,7 +9,7 @@ import pytest
 import mock_runs
 import worlds
 from mllm_msr.pipeline.pipeline import Pipeline
-from mllm_msr.pipeline.stages.report import main_model
+from mllm_msr.pipeline.stages.report import case_study_model
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from mllm_msr.pipeline.stages.report import main_model
     ],
 )
 def test_the_main_model(scored: list[str], expected: str) -> None:
-    assert main_model(scored) == expected
+    assert case_study_model(scored) == expected
 
 
 def test_commands_in_the_report_can_be_copied(

@@ -24,7 +24,7 @@ from mllm_msr.evaluation.report.provenance import (
 from mllm_msr.evaluation.report.run_status import time_limit_notes
 from mllm_msr.evaluation.report.tables import POPULARITY
 from mllm_msr.pipeline.recommenders import label_of, remark_of
-from mllm_msr.ranker.recommender import VARIANTS
+from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS
 from mllm_msr.storage import layout
 from mllm_msr.storage.artifact_cache import digest
 
@@ -35,9 +35,9 @@ INPUTS: Final = (
 )
 
 
-def main_model(scored: Sequence[str]) -> str:
+def case_study_model(scored: Sequence[str]) -> str:
     """Return the model whose case studies are shown: MLLM-MSR, or else the first with scores."""
-    return "mllm_msr" if "mllm_msr" in scored else scored[0]
+    return MLLM_MSR if MLLM_MSR in scored else scored[0]
 
 
 def digests(settings: Settings, stages: Mapping[str, Any]) -> dict[str, str]:
@@ -89,7 +89,7 @@ def report(
     """
     from mllm_msr.evaluation.report.report import write_report  # slow; not needed if finished
 
-    shown = main_model(list(scores))
+    shown = case_study_model(list(scores))
     case_studies = build_case_studies(
         interactions,
         items,
