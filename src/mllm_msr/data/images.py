@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mllm_msr.errors import ImageError
 from mllm_msr.storage.image_names import hash_in_name
@@ -46,7 +46,6 @@ _BAND: Final = 1_000_000  # pixels that are converted at a time
 # Factor between the sizes at which `thumbnail` averages pixels and at which it interpolates.
 _REDUCING_GAP: Final = 2.0
 _MAX_EXTREME_SIDE: Final = 1024
-_ORIENTATION_TAG: Final = 0x0112
 _ORIENTATIONS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -289,7 +288,7 @@ def read_header(content: bytes, *, name: str, formats: tuple[str, ...] = FORMATS
 def _orientation(image: Image.Image) -> Image.Transpose | None:
     # Ignore broken EXIF data of any kind; the pixels are still valid.
     with contextlib.suppress(Exception):
-        return _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        return _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return None
 
 

@@ -25,7 +25,7 @@ from mllm_msr.errors import RunFolderError
 PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700
 
-_SUFFIX: Final = ".mllm-msr-tmp"
+TEMPORARY_SUFFIX: Final = ".mllm-msr-tmp"
 _TOO_MANY_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _RAISE_LIMIT: Final = "Raise the limit with 'ulimit -n 4096' and run the same command again."
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -46,7 +46,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
         RunFolderError: The disk is full or the folder is not writable.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     with wrap_os_errors(path):
         make_private_folder(path.parent)
         try:
@@ -159,7 +159,7 @@ def remove_temporary_files(folder: Path) -> int:
     Returns:
         The number of files removed.
     """
-    stale = list(folder.rglob(f".*{_SUFFIX}"))
+    stale = list(folder.rglob(f".*{TEMPORARY_SUFFIX}"))
     for path in stale:
         path.unlink(missing_ok=True)
     return len(stale)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import ExifTags
+
 from mllm_msr.backends._http.responses import MalformedResponseError, request_error
 from mllm_msr.data.images import decode_image, read_header, read_image
 from mllm_msr.errors import CapabilityError, PromptTooLongError
@@ -36,14 +38,13 @@ from mllm_msr.types import (
 
 # Tags and the special tokens of common instruction-tuned models.
 _MARKUP: Final = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]|<<|>>")
-_EXIF_ORIENTATION: Final = 0x0112
 _TOKEN_ID: Final = re.compile(r"token_id:(\d{1,12})", re.ASCII)
 # Longest token that is searched for the markup of thoughts.
 _MAX_TOKEN: Final = 100
 # Longest refusal that is shown.
 _MAX_REFUSAL: Final = 200
 # Sums of float32 probabilities may exceed 1 by rounding.
-_ROUNDING: Final = 1e-3
+ROUNDING: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +272,7 @@ def image_url(path: Path) -> str:
     image = decode_image(content, name=str(path))
     with read_header(content, name=str(path)) as raw:
         # Any decoder returns the same pixels of such a file, which needs no change.
-        is_upright = raw.getexif().get(_EXIF_ORIENTATION, 1) == 1
+        is_upright = raw.getexif().get(ExifTags.Base.Orientation, 1) == 1
         is_plain_jpeg = raw.format == "JPEG" and raw.mode == "RGB" and is_upright
         is_unchanged = is_plain_jpeg and raw.size == image.size
     if not is_unchanged:
@@ -333,7 +334,7 @@ def _log_prob(entry: Mapping[str, Any]) -> tuple[str, float | None]:
     value = entry.get("logprob")
     if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
         raise MalformedResponseError(f"A log-probability is {str(value)[:40]!r}, not a number")
-    if value is not None and value > _ROUNDING:
+    if value is not None and value > ROUNDING:
         raise MalformedResponseError(f"A log-probability is {str(value)[:40]}, above 0")
     if value is None or not value >= -sys.float_info.max:
         return str(entry.get("token")), None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from mllm_msr.backends._http.chat_format import (
+    ROUNDING,
     Scoring,
     listed_log_probs,
     listed_tokens,
@@ -35,8 +36,6 @@ _MAX_WORDS: Final = 4
 # Largest difference of log-probabilities. Requests with the same tokens differ by rounding: in
 # bfloat16 by about one unit of the last place of a logit, and usually not at all.
 _TOLERANCE: Final = 0.05
-# Sums of float32 probabilities may exceed 1 by rounding.
-_ROUNDING: Final = 1e-3
 
 
 class Rendering(NamedTuple):
@@ -252,7 +251,7 @@ def _log(probability: object) -> float:
     """Return the logarithm of a probability; 0 is too small to be represented."""
     if not isinstance(probability, int | float) or isinstance(probability, bool):
         raise MalformedResponseError(f"A probability is {str(probability)[:40]!r}, not a number")
-    if not 0 <= probability <= 1 + _ROUNDING:
+    if not 0 <= probability <= 1 + ROUNDING:
         raise MalformedResponseError(f"A probability is {str(probability)[:40]}, not in [0, 1]")
     if probability == 0:
         raise UnscoredPromptError("An answer has probability 0")

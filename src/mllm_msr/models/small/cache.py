@@ -21,6 +21,7 @@ from mllm_msr.models.digests import folder_digest
 from mllm_msr.models.small.assembly import VERSION, assemble
 from mllm_msr.models.small.sources import PROJECTOR, require_packages
 from mllm_msr.storage.atomic import (
+    TEMPORARY_SUFFIX,
     content_hash,
     make_private_folder,
     sync,
@@ -32,7 +33,6 @@ from mllm_msr.storage.user_cache import user_cache
 logger = logging.getLogger(__name__)
 
 _DIGEST: Final = "checkpoint.sha256"
-_SUFFIX: Final = ".mllm-msr-tmp"
 
 
 def small_checkpoint(image_grid: int) -> Path:
@@ -73,10 +73,10 @@ def _replace(folder: Path, image_grid: int) -> None:
         logger.warning("The model in %s is damaged. It is assembled again.", folder)
     else:
         logger.warning("Assembling the model smollm in %s. This happens once.", folder)
-    for leftover in folder.parent.glob(f".*{_SUFFIX}"):
+    for leftover in folder.parent.glob(f".*{TEMPORARY_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}{_SUFFIX}")
-    aside = folder.with_name(f".{folder.name}.damaged{_SUFFIX}")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    aside = folder.with_name(f".{folder.name}.damaged{TEMPORARY_SUFFIX}")
     temporary.mkdir()
     try:
         assemble(temporary, image_grid=image_grid)
