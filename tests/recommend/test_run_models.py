@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import shutil
 from pathlib import Path
 
@@ -63,6 +65,19 @@ def test_zero_shot_ranker_is_offered_if_it_writes_the_preferences() -> None:
     assert models_of().has_zero_shot
     assert not models_of("train.enabled=false").has_zero_shot
     assert not models_of("infer.model.backend=demo").has_zero_shot
+
+
+def test_the_model_that_has_scored_the_run_ranks(run: Path) -> None:
+    other = "score.model.fingerprint=other"
+    load = functools.partial(load_run, run)
+    with contextlib.closing(load(overrides=[other]).models.open_ranker()) as ranker:
+        assert ranker.fingerprint == "mock:other"
+    with contextlib.closing(load(overrides=[other]).models.open_preference_model()) as model:
+        assert model.fingerprint == load().models.open_preference_model().fingerprint
+    endpoint = ["score.model.backend=mock", "model.device=cpu"]
+    assert not models_of(*endpoint).has_zero_shot
+    assert not models_of(*endpoint).caches_images
+    assert models_of(*endpoint).default_copies == 1
 
 
 def test_image_cache_needs_a_backend_that_has_one(run: Path) -> None:

@@ -196,7 +196,7 @@ def _vectors(run: RunFolder, settings: Settings, weights: str) -> CollaborativeV
         settings: Its settings.
         weights: Path of the fine-tuned weights inside the run folder.
     """
-    adapter = settings.model.plugin_kwargs().get("adapter")
+    adapter = (settings.score.model or settings.model).plugin_kwargs().get("adapter")
     if settings.recommend.reads_vectors and settings.train.enabled:
         adapter = run.verified(weights)
     return load_vectors(adapter, settings.recommend)

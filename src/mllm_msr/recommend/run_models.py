@@ -42,6 +42,8 @@ class RunModels:
         base_fingerprint: str | None = None,
     ) -> None:
         self._settings = settings
+        # The model that scores the run's candidates, as in the stage "score".
+        self._ranker = settings.score.model or settings.model
         self._weights = weights
         self._base_fingerprint = base_fingerprint
         self.calibration = IDENTITY
@@ -57,13 +59,13 @@ class RunModels:
 
         The service then offers it for comparison, because it is already in memory.
         """
-        return self.fine_tuned and self._settings.infer.model is None
+        own = self._settings.infer.model or self._settings.score.model
+        return self.fine_tuned and own is None
 
     @property
     def default_copies(self) -> int:
         """Return the default number of copies of the ranker for a service on this machine."""
-        model = self._settings.model
-        return backend_class(model).default_copies(**model.plugin_kwargs())
+        return backend_class(self._ranker).default_copies(**self._ranker.plugin_kwargs())
 
     @property
     def caches_images(self) -> bool:
@@ -73,12 +75,12 @@ class RunModels:
         which have no states that users could share.
         """
         caches_states = self._settings.retrieve.prefix_cache_bytes > 0
-        return backend_class(self._settings.model).caches_image_prefixes and (
+        return backend_class(self._ranker).caches_image_prefixes and (
             caches_states or self._settings.recommend.order != "item-first"
         )
 
     def open_ranker(self, *, threads: int | None = None) -> Backend:
-        """Open a backend with the fine-tuned weights; the caller closes it.
+        """Open the model that scores, with the fine-tuned weights; the caller closes it.
 
         Args:
             threads: Threads of a model in this process, unless the run's settings set them.
@@ -90,8 +92,7 @@ class RunModels:
             SettingsError: The weights were fine-tuned with other prompts.
             CapabilityError: The backend cannot read the vectors of the prompts.
         """
-        model = self._settings.model
-        prompt = self._settings.recommend
+        model, prompt = self._ranker, self._settings.recommend
         require_prompt_of(model.backend, model.plugin_kwargs(), prompt)
         require_vectors(model.backend, prompt)
         optional: dict[str, int] = {}
@@ -103,16 +104,20 @@ class RunModels:
             if adapter := model.plugin_kwargs().get("adapter"):
                 self.calibration = read_calibration(Path(adapter))
             return open_backend(model, optional=optional)
-        with contextlib.closing(open_backend(model)) as base:
-            if self._base_fingerprint not in (None, base.fingerprint):
-                raise RunFolderError(
-                    f"The run was fine-tuned from {self._base_fingerprint}, but its settings now "
-                    f"select {base.fingerprint}. Restore the old model, or rerun with --force."
-                )
+        if model is self._settings.model:
+            with contextlib.closing(open_backend(model)) as base:
+                self._require_base(base.fingerprint)
         weights = self._weights()
         require_prompt(weights, prompt)
         self.calibration = read_calibration(weights)
         return open_backend(model, weights, self._settings.train.weight_format, optional=optional)
+
+    def _require_base(self, fingerprint: str) -> None:
+        if self._base_fingerprint not in (None, fingerprint):
+            raise RunFolderError(
+                f"The run was fine-tuned from {self._base_fingerprint}, but its settings now "
+                f"select {fingerprint}. Restore the old model, or rerun with --force."
+            )
 
     def open_preference_model(self) -> Backend:
         """Open the backend that generates preferences and summaries; the caller closes it."""
