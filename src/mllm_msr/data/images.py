@@ -207,19 +207,18 @@ def content_hash(path: Path) -> str:
         raise _unreadable_error(path, error) from error
 
 
-def thumbnail_data_url(path: Path, size: int, *, quality: int = 80) -> str:
+def thumbnail_data_url(path: Path, size: int) -> str:
     """Return a small JPEG of an image as a `data:` URL, for self-contained HTML pages.
 
     Args:
         path: File that `open_image` can read.
         size: Maximum of width and height, in pixels.
-        quality: JPEG quality, 1 to 95.
 
     Raises:
         ImageError: As for `open_image`.
     """
     buffer = io.BytesIO()
-    open_image(path, max_side=size).save(buffer, "JPEG", quality=quality, optimize=True)
+    open_image(path, max_side=size).save(buffer, "JPEG", quality=80, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 

@@ -31,6 +31,18 @@ DEMO_SEEDS: Final = range(1_000)
 MEASURE_SEEDS: Final = range(500_000, 600_000)
 PRETRAINING_SEEDS: Final = range(1_000_000, 2_000_000_000)
 
+# Fewest and most interactions of a user.
+_LENGTHS: Final = (7, 16)
+# Number of text pairs and of image triples, and of themes with the same pair or triple.
+_N_PAIRS: Final = 12
+_THEMES_PER_PAIR: Final = 3
+# Log-odds that an item gains for each slot that matches the user's taste.
+_SHARPNESS: Final = 2.2
+# Probability that a slot of an item is replaced by a random value.
+_NOISE: Final = 0.15
+# Probability of a change point at each step, starting four steps after the last one.
+_DRIFT: Final = 0.15
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -138,32 +150,13 @@ def random_item(rng: np.random.Generator, *, reserved: bool = False) -> WorldIte
     return WorldItem(values, make_name(rng, reserved=reserved), int(rng.integers(2**31)))
 
 
-def make_world(
-    seed: int,
-    *,
-    n_items: int = 400,
-    n_users: int = 400,
-    min_history: int = 7,
-    max_history: int = 16,
-    n_pairs: int = 12,
-    themes_per_pair: int = 3,
-    sharpness: float = 2.2,
-    noise: float = 0.15,
-    drift: float = 0.15,
-) -> World:
+def make_world(seed: int, *, n_items: int = 400, n_users: int = 400) -> World:
     """Generate a world.
 
     Args:
         seed: A seed in `DEMO_SEEDS` or `MEASURE_SEEDS`.
         n_items: Number of items.
         n_users: Number of users.
-        min_history: Minimum number of interactions of a user.
-        max_history: Maximum number of interactions of a user.
-        n_pairs: Number of text pairs and of image triples.
-        themes_per_pair: Number of themes with the same text pair (or image triple).
-        sharpness: Log-odds that an item gains for each slot that matches the user's taste.
-        noise: Probability that a slot of an item is replaced by a random value.
-        drift: Probability of a change point at each step, starting four steps after the last one.
 
     Raises:
         UsageError: The seed is reserved for pre-training.
@@ -174,8 +167,8 @@ def make_world(
             f"{MEASURE_SEEDS.stop - 1}). Choose one of these; others are reserved for pre-training."
         )
     rng = np.random.default_rng([seed, 1])
-    themes = _themes(rng, n_pairs=n_pairs, themes_per_pair=themes_per_pair)
-    codes = _item_codes(rng, themes, n_items=n_items, noise=noise)
+    themes = _themes(rng)
+    codes = _item_codes(rng, themes, n_items=n_items)
     names: dict[str, None] = {}
     while len(names) < n_items:
         names[make_name(rng, reserved=True)] = None
@@ -191,9 +184,6 @@ def make_world(
             themes,
             appeal,
             theme=int(theme),
-            lengths=(min_history, max_history),
-            sharpness=sharpness,
-            drift=drift,
         )
         for index, theme in enumerate(rng.permutation(n_users) % len(themes))
     )
@@ -205,25 +195,23 @@ def decode(row: np.ndarray) -> Values:
     return tuple(slot.values[int(number)] for slot, number in zip(SLOTS, row, strict=True))
 
 
-def _themes(rng: np.random.Generator, *, n_pairs: int, themes_per_pair: int) -> np.ndarray:
-    """Return the value codes of the themes, shape [n_pairs * themes_per_pair, slots]."""
-    columns = [rng.permutation(np.arange(n_pairs) % len(slot.values)) for slot in SLOTS]
+def _themes(rng: np.random.Generator) -> np.ndarray:
+    """Return the value codes of the themes, shape [pairs * themes per pair, slots]."""
+    columns = [rng.permutation(np.arange(_N_PAIRS) % len(slot.values)) for slot in SLOTS]
     table = np.stack(columns, axis=1)  # [pairs, slots]
     split = len(TEXT_SLOTS)
     rows = [
-        np.concatenate([table[pair, :split], table[(pair + k * k + k) % n_pairs, split:]])
-        for pair in range(n_pairs)
-        for k in range(themes_per_pair)
+        np.concatenate([table[pair, :split], table[(pair + k * k + k) % _N_PAIRS, split:]])
+        for pair in range(_N_PAIRS)
+        for k in range(_THEMES_PER_PAIR)
     ]
     return np.stack(rows)
 
 
-def _item_codes(
-    rng: np.random.Generator, themes: np.ndarray, *, n_items: int, noise: float
-) -> np.ndarray:
+def _item_codes(rng: np.random.Generator, themes: np.ndarray, *, n_items: int) -> np.ndarray:
     """Return the value codes of the items, shape [items, slots]: one theme per item, with noise."""
     codes: np.ndarray = themes[rng.permutation(n_items) % len(themes)].copy()
-    is_noise = rng.random(codes.shape) < noise
+    is_noise = rng.random(codes.shape) < _NOISE
     sizes = np.array([len(slot.values) for slot in SLOTS])
     codes[is_noise] = rng.integers(np.broadcast_to(sizes, codes.shape))[is_noise]
     return codes
@@ -236,20 +224,17 @@ def _simulate_user(
     appeal: np.ndarray,
     *,
     theme: int,
-    lengths: tuple[int, int],
-    sharpness: float,
-    drift: float,
 ) -> WorldUser:
     """Simulate the history of a user who starts with the given theme."""
     history: list[int] = []
     tastes: list[Values] = []
     since_change = 0
-    for _ in range(int(rng.integers(lengths[0], lengths[1] + 1))):
-        if since_change >= 4 and rng.random() < drift:
+    for _ in range(int(rng.integers(_LENGTHS[0], _LENGTHS[1] + 1))):
+        if since_change >= 4 and rng.random() < _DRIFT:
             theme = int(rng.integers(len(themes)))
             since_change = 0
         since_change += 1
-        logits = sharpness * (codes == themes[theme]).sum(axis=1) + appeal
+        logits = _SHARPNESS * (codes == themes[theme]).sum(axis=1) + appeal
         logits[history] = -np.inf
         odds = np.exp(logits - logits.max())
         history.append(int(rng.choice(len(codes), p=odds / odds.sum())))

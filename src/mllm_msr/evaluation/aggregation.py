@@ -41,12 +41,11 @@ def runs_by_model(runs: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def mean_of_runs(frames: Sequence[pl.DataFrame], keys: Sequence[str] = KEYS) -> pl.DataFrame:
+def mean_of_runs(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Average the values per user of several seeds.
 
     Args:
-        frames: Frames with the same columns: `keys` and numbers.
-        keys: Columns that identify a row.
+        frames: Frames with the same columns: `tables.KEYS`, which identify a row, and numbers.
 
     Returns:
         One row per key, sorted; each value is the mean over the frames that have the key.
@@ -58,9 +57,9 @@ def mean_of_runs(frames: Sequence[pl.DataFrame], keys: Sequence[str] = KEYS) -> 
     values = [
         pl.col(name).sort().mean().cast(dtype)
         for name, dtype in stacked.schema.items()
-        if name not in keys
+        if name not in KEYS
     ]
-    return stacked.group_by(keys).agg(values).select(stacked.columns).sort(keys)
+    return stacked.group_by(KEYS).agg(values).select(stacked.columns).sort(KEYS)
 
 
 def by_user(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:

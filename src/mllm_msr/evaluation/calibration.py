@@ -8,22 +8,22 @@ calibrated if 70 % of such rows are positive in a set with as many positives as 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+# Bins over [0, 1] in which the reliability is computed.
+_N_BINS: Final = 10
 
-def reliability(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, n_bins: int = 10
-) -> dict[str, Any]:
+
+def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, Any]:
     """Compute the reliability of probabilities in bins of equal width, classes weighted equally.
 
     Args:
         labels: 0 or 1, shape [n_rows].
         probabilities: In [0, 1], shape [n_rows].
-        n_bins: Number of bins over [0, 1].
 
     Returns:
         `ece`, the expected calibration error in [0, 1], and `bins`, one record per non-empty bin:
@@ -39,12 +39,12 @@ def reliability(
     if not 0 < n_positives < len(y):
         return {"ece": None, "bins": []}
     weight = np.where(y == 1, 0.5 / n_positives, 0.5 / (len(y) - n_positives))
-    index = np.minimum((p * n_bins).astype(np.int64), n_bins - 1)
+    index = np.minimum((p * _N_BINS).astype(np.int64), _N_BINS - 1)
     mass, predicted, observed = (
-        np.bincount(index, weights=column, minlength=n_bins)
+        np.bincount(index, weights=column, minlength=_N_BINS)
         for column in (weight, weight * p, weight * y)
     )
-    rows = np.bincount(index, minlength=n_bins)
+    rows = np.bincount(index, minlength=_N_BINS)
     return {
         "ece": float(np.abs(predicted - observed).sum()),
         "bins": [

@@ -166,23 +166,18 @@ class Retriever:
         self._depth = depth
         self._failed: set[str] = set()
 
-    def pool(self, profile: Profile, *, n: int = 0, exclude_seen: bool = True) -> Pool:
-        """Return the proposals of all generators.
-
-        Args:
-            profile: The user.
-            n: Number of items to request from each generator, if it is above `depth`.
-            exclude_seen: Whether items of the history are excluded.
+    def pool(self, profile: Profile) -> Pool:
+        """Return the proposals of all generators, without items of the history.
 
         Raises:
             MllmMsrError: A generator fails.
         """
-        n_requested = self._n_requested(profile, n)
+        n_requested = self._n_requested(profile)
         proposals = {
             name: generator.propose(profile, n_requested)
             for name, generator in self.generators.items()
         }
-        return self._pool(profile, proposals, exclude_seen=exclude_seen)
+        return self._pool(profile, proposals)
 
     def retrieve(self, profile: Profile, n: int, *, exclude_seen: bool = True) -> list[Candidate]:
         """Return at most `n` candidates, best first.
@@ -213,11 +208,11 @@ class Retriever:
         pool = self._pool(profile, proposals, exclude_seen=exclude_seen)
         return pool.candidates(self.weights, n)
 
-    def _n_requested(self, profile: Profile, n: int) -> int:
+    def _n_requested(self, profile: Profile, n: int = 0) -> int:
         return max(self._depth, n) + len(profile.history)
 
     def _pool(
-        self, profile: Profile, proposals: Mapping[str, Proposals], *, exclude_seen: bool
+        self, profile: Profile, proposals: Mapping[str, Proposals], *, exclude_seen: bool = True
     ) -> Pool:
         excluded = frozenset(profile.history if exclude_seen else ())
         return Pool(proposals, exclude=excluded, depth=self._depth)

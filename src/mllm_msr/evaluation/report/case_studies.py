@@ -25,6 +25,8 @@ Reason = Literal["random", "median", "worst"]
 
 _MAX_PREFERENCE_CHARS: Final = 1200
 _N_TOP: Final = 3
+# Kind of the candidate lists that are shown.
+_NEGATIVES: Final = "uniform"
 # Values of the headline metric (AUC): that of random order, and of the first fifth of a list.
 _CHANCE: Final = 0.5
 _TOP: Final = 0.8
@@ -158,10 +160,8 @@ def build_case_studies(
     preferences: pl.DataFrame | None = None,
     all_scores: Mapping[str, pl.LazyFrame] | None = None,
     model: str = "mllm_msr",
-    negatives: str = "uniform",
     users: int = 4,
     seed: int = 0,
-    root: Path = Path(),
     max_history: int = 24,
 ) -> list[CaseStudy]:
     """Select users by a fixed rule and collect their case studies.
@@ -173,21 +173,19 @@ def build_case_studies(
         preferences: `tables.PREFERENCES`, if the model uses them.
         all_scores: `tables.SCORES` of all models by name, in the order to show them.
         model: Name of the model of `scores`.
-        negatives: Kind of candidate list to show.
         users: Maximum number of case studies. If there are several, the last two are of the
             median and the worst user.
         seed: Seed of the random selection.
-        root: Folder that relative image paths refer to.
         max_history: Maximum number of interactions to show per user.
 
     Raises:
         DataError: A score is not finite.
     """
-    shown = scores.filter(pl.col("negatives") == negatives)
+    shown = scores.filter(pl.col("negatives") == _NEGATIVES)
     per_user = metrics_from_scores(shown, model=model, ks=())
     selected = _select_users(per_user, n_users=users, seed=seed)
-    candidates = _candidates_of([row[0] for row in selected], all_scores or {}, negatives=negatives)
-    catalog, values = _shown_items(items, root), per_user[HEADLINE].drop_nans()
+    candidates = _candidates_of([row[0] for row in selected], all_scores or {})
+    catalog, values = _shown_items(items), per_user[HEADLINE].drop_nans()
     case_studies = []
     for user_id, fold, value, reason in selected:
         ranked = _ranked(shown, user_id, fold)
@@ -197,7 +195,7 @@ def build_case_studies(
                 user_id=user_id,
                 reason=reason,
                 model=model,
-                negatives=negatives,
+                negatives=_NEGATIVES,
                 value=value,
                 n_same=int((values == value).sum()),
                 n_users=values.len(),
@@ -255,12 +253,12 @@ def _select_users(
 
 
 def _candidates_of(
-    user_ids: Sequence[str], all_scores: Mapping[str, pl.LazyFrame], *, negatives: str
+    user_ids: Sequence[str], all_scores: Mapping[str, pl.LazyFrame]
 ) -> dict[str, pl.DataFrame]:
     """Read the users' scored candidates of each model; empty for a single model."""
     if len(all_scores) < 2:
         return {}
-    wanted = (pl.col("negatives") == negatives) & pl.col("user_id").is_in(list(user_ids))
+    wanted = (pl.col("negatives") == _NEGATIVES) & pl.col("user_id").is_in(list(user_ids))
     return {name: frame.filter(wanted).collect() for name, frame in all_scores.items()}
 
 
@@ -293,10 +291,10 @@ def _ranked(scores: pl.DataFrame, user_id: str, fold: int) -> pl.DataFrame:
     return rows.sort("score", "item_id", descending=[True, False])
 
 
-def _shown_items(items: pl.DataFrame, root: Path) -> dict[str, ShownItem]:
+def _shown_items(items: pl.DataFrame) -> dict[str, ShownItem]:
     """Return all items by their id."""
     return {
-        item_id: ShownItem(item_id, title or item_id, root / image if image else None)
+        item_id: ShownItem(item_id, title or item_id, Path(image) if image else None)
         for item_id, title, image in items.select("item_id", "title", "image").iter_rows()
     }
 

@@ -125,18 +125,12 @@ def ordered_models(metrics: Mapping[str, Any], kind: str, *, metric: str = HEADL
     return sorted(means, key=lambda model: (best_first(means[model], metric), model))
 
 
-def matrices(
-    metrics: Mapping[str, Any],
-    comparisons: Sequence[Mapping[str, Any]],
-    *,
-    shown: Sequence[str] = PANELS,
-) -> list[Matrix]:
-    """Build a significance matrix for each kind of negatives and metric with several models.
+def matrices(metrics: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> list[Matrix]:
+    """Build a significance matrix for each kind of negatives and panel with several models.
 
     Args:
         metrics: `Evaluation.summary`.
         comparisons: The records of `comparisons.compare_models`.
-        shown: Metrics to show.
     """
     pairs: dict[tuple[str, str], dict[tuple[str, str], Pair]] = {}
     for record in comparisons:
@@ -147,7 +141,7 @@ def matrices(
         found[second, first] = Pair(-difference, p, n, outcome(-difference, p, metric=metric))
     result = []
     for kind in ordered_kinds(list({kind for kind, _ in pairs})):
-        for metric in shown:
+        for metric in PANELS:
             known = pairs.get((kind, metric), {})
             models = tuple(ordered_models(metrics, kind, metric=metric))
             if known and len(models) > 1:
@@ -162,7 +156,6 @@ def slice_panels(
     *,
     main: str,
     chance: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
-    shown: Sequence[str] = PANELS,
 ) -> list[SlicePanel]:
     """Build tables of means per slice. The best mean is marked if it is better than random order.
 
@@ -171,13 +164,12 @@ def slice_panels(
         slices: `details["slices"]`.
         main: The model to highlight.
         chance: `{negatives: {metric: value}}` of a random order.
-        shown: Metrics to show.
     """
     kinds = ordered_kinds(list({kind for by_kind in metrics.values() for kind in by_kind}))
     panels = []
     for by in (name for name in ORDER if name in slices):
         for kind in kinds:
-            for metric in shown:
+            for metric in PANELS:
                 panel = _slice_panel(
                     metrics,
                     slices[by],

@@ -55,6 +55,7 @@ _STYLE: Final = {
 _COLORS: Final = (ACCENT, OTHER, THIRD, MUTED)
 _MARKS: Final = ("o", "D", "s", "^")
 _DASHES: Final = ("-", "--", "-.", ":")
+_MAX_LABEL: Final = 18  # characters on an axis
 _HOVER: Final = "hover:"  # begins the id of an element that gets a title
 
 Interval = tuple[float, float, float]  # mean, low, high
@@ -229,9 +230,9 @@ def _mark(
     )  # fmt: skip
 
 
-def _shortened(name: str, length: int = 18) -> str:
+def _shortened(name: str) -> str:
     """Shorten a label, so that the axes keep their space; titles on hover have it in full."""
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    return name if len(name) <= _MAX_LABEL else f"{name[: _MAX_LABEL - 1]}…"
 
 
 def _legend_above(axes: Axes) -> None:

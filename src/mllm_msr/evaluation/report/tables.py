@@ -338,22 +338,19 @@ def all_cut_offs(
     return result_tables(joined, chance=expected, main=main, shown=[HEADLINE, POOLED, *rest])
 
 
-def verdicts(
-    comparisons: Sequence[Mapping[str, Any]], *, main: str, metric: str = HEADLINE
-) -> list[Verdict]:
-    """Return the comparisons of the main model with all others.
+def verdicts(comparisons: Sequence[Mapping[str, Any]], *, main: str) -> list[Verdict]:
+    """Return the comparisons of the main model with all others by the headline metric.
 
     Args:
         comparisons: Records of `comparisons.compare_models`.
         main: The main model.
-        metric: The metric to return.
 
     Returns:
         Verdicts by kind of negatives, largest difference first.
     """
     found = []
     for record in comparisons:
-        if record["metric"] != metric or main not in (record["first"], record["second"]):
+        if record["metric"] != HEADLINE or main not in (record["first"], record["second"]):
             continue
         forward = record["first"] == main
         sign = 1.0 if forward else -1.0
@@ -361,7 +358,7 @@ def verdicts(
         found.append(
             Verdict(
                 kind=record["negatives"],
-                metric=metric,
+                metric=HEADLINE,
                 other=record["second"] if forward else record["first"],
                 difference=sign * record["difference"],
                 low=low,
