@@ -25,6 +25,14 @@ def unranked(route) -> None:
     route.fulfill(response=response, json=body)
 
 
+def slow_zero_shot(route) -> None:
+    """Answer as if only the zero-shot model were slow."""
+    if route.request.post_data_json["model"] == "zero_shot":
+        unranked(route)
+    else:
+        route.continue_()
+
+
 def test_loading_page_has_placeholders_and_says_that_it_is_busy(pages, event_url: str) -> None:
     held = []
 
@@ -149,6 +157,9 @@ def test_list_without_the_slow_model_is_requested_again_on_a_click(pages, event_
     page.click("#reason button")
     page.wait_for_selector("#reason", state="hidden")
     page.wait_for_selector('#list :text("match 0.")')
+    page.route("**/v1/recommendations", slow_zero_shot)
+    page.select_option("#compare", "zero_shot")  # the other of two lists
+    page.wait_for_selector('#reason:has-text("Zero-shot: The model did not respond in time.")')
     assert pages.errors == []
 
 

@@ -151,11 +151,19 @@ export async function refreshLists({ marked = false } = {}) {
 
 const isTemporary = (reason) => TEMPORARY.includes(reason);
 
+// Say why a model has not ranked its list, and which one if that is true of one of two lists.
+function drawReason(own, other) {
+  const text = ({ fallback_reason: reason }) => REASONS[reason] ?? reason ?? "";
+  const isShared = !other || text(own) === text(other);
+  const texts = isShared ? [text(own)] : [[own, "model"], [other, "compare"]].map(([list, menu]) => text(list) && `${nameOf($(menu).value)}: ${text(list)}`);
+  $("reason").replaceChildren(texts.filter(Boolean).join(" "));
+  $("reason").hidden = !$("reason").textContent;
+  if ([own, other].some((list) => isTemporary(list?.fallback_reason))) $("reason").append(button("Try again", () => actions.showLists()));
+}
+
 function drawLists(own, other, marked) {
   const earlier = state.shown;
-  $("reason").hidden = !own.fallback_reason;
-  $("reason").replaceChildren(REASONS[own.fallback_reason] ?? own.fallback_reason ?? "");
-  if (isTemporary(own.fallback_reason)) $("reason").append(button("Try again", () => actions.showLists()));
+  drawReason(own, other);
   // Two lists of which the model has ranked only one differ for another reason than a change.
   const isChange = marked && isTemporary(own.fallback_reason) === isTemporary(earlier.reason);
   const scored = [...own.items, ...(other?.items ?? [])].some((item) => item.score !== null);
