@@ -108,7 +108,7 @@ def test_the_next_export_of_a_shop_is_used_as_it_is(
     assert counts["interactions"] == counts["users"] == 2
     assert (counts["new_users"], counts["unknown_items"]) == (1, 1)
     assert counts["known"] == known.height + 1
-    assert "1 items that the run does not contain, for example 'item99'" in caplog.text
+    assert "1 item that the run does not contain, for example 'item99'" in caplog.text
     history = pl.read_parquet(folder / "updates/1/interactions.parquet")
     assert set(history["user_id"]) == {"003", "77"}
     assert history.filter(pl.col("user_id") == "003").height == len(bought) + 1

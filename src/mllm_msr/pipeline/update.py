@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mllm_msr import registry
 from mllm_msr.config.settings import Settings
+from mllm_msr.data.data_report import counted
 from mllm_msr.pipeline.alignment import aligned
 from mllm_msr.pipeline.backends import open_cached
 from mllm_msr.pipeline.context import RunContext, changed
@@ -99,9 +100,9 @@ def _plan(tables: RunTables, settings: Settings, file: Path) -> update_stage.Upd
     )
     if plan.unknown_items:
         logger.warning(
-            "%s has %d items that the run does not contain, for example %s.",
+            "%s has %s that the run does not contain, for example %s.",
             file.name,
-            len(plan.unknown_items),
+            counted(len(plan.unknown_items), "item"),
             " and ".join(map(repr, plan.unknown_items[:2])),
         )
     return plan
