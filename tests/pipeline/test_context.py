@@ -101,3 +101,16 @@ def test_a_worker_does_not_log_its_stages(tmp_path: Path, caplog: pytest.LogCapt
 )
 def test_durations_are_rounded_to_the_shown_unit(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_a_resumed_task_begins_with_the_steps_that_are_done(tmp_path: Path) -> None:
+    shown: list[object] = []
+
+    @contextmanager
+    def progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        shown.append((name, total))
+        yield shown.append
+
+    with RunFolder.open(tmp_path) as run, RunContext(run, progress).resumed("train", 5, 2) as step:
+        step(1)
+    assert shown == [("train", 5), 2, 1]

@@ -7,7 +7,7 @@ of the model, and with it every response in the cache, belongs to this projector
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,7 @@ def _align(context: RunContext, settings: Settings, tables: RunTables) -> dict[s
         projector=None if projector is None else Path(projector),
         options=ProcessorOptions.from_arguments(arguments),
         resume=not context.force,
-        show_images=lambda total, done: _progress(context, "encode images", total, done),
-        show=lambda total, done: _progress(context, "align", total, done),
+        show_images=functools.partial(context.resumed, "encode images"),
+        show=functools.partial(context.resumed, "align"),
     )
     return asdict(summary)
-
-
-@contextlib.contextmanager
-def _progress(
-    context: RunContext, name: str, total: int, done: int
-) -> Iterator[Callable[[int], None]]:
-    with context.progress(name, total) as advance:
-        advance(done)
-        yield advance

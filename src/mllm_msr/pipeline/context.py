@@ -115,6 +115,13 @@ class RunContext:
         seconds = format_seconds(time.perf_counter() - started)
         logger.info("%s%s done in %s", self.label, name, seconds)
 
+    @contextlib.contextmanager
+    def resumed(self, name: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+        """Show a task of which an earlier process has finished some steps."""
+        with self.progress(name, total) as advance:
+            advance(done)
+            yield advance
+
 
 def changed(
     section: BaseModel,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -259,7 +259,7 @@ class Recommenders:
         made = _factory.make(name, self._settings.baselines.arguments(name), folders=folders)
         if isinstance(made, ShowsTraining):
             unit = "steps" if made.requires_llm else "epochs"
-            made.training_progress = functools.partial(self._training_progress, f"{name} {unit}")
+            made.training_progress = functools.partial(self._context.resumed, f"{name} {unit}")
         return made
 
     def mllm(self, name: str, fold: int, *, is_worker: bool = False) -> MllmRecommender:
@@ -291,7 +291,7 @@ class Recommenders:
             resume=not self._context.force,
             is_worker=is_worker,
             scoring_progress=lambda total: self._context.progress(name, total),
-            training_progress=functools.partial(self._training_progress, f"train {fold}"),
+            training_progress=functools.partial(self._context.resumed, f"train {fold}"),
         )
 
     def _fit_without_targets(self, name: str, fold: int, data: TrainingData) -> Recommender:
@@ -353,14 +353,6 @@ class Recommenders:
     def _training_folder(self, fold: int) -> str:
         # A run with one fold trains in the run folder itself, so that its adapter is `adapter/`.
         return "" if len(self.tables.folds()) == 1 else f"{layout.FOLDS}/{fold}/"
-
-    @contextlib.contextmanager
-    def _training_progress(
-        self, task: str, total: int, done: int
-    ) -> Iterator[Callable[[int], None]]:
-        with self._context.progress(task, total) as advance:
-            advance(done)
-            yield advance
 
     def _mllm_conditions(self, name: str) -> Conditions:
         settings = self._settings
