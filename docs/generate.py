@@ -48,6 +48,7 @@ def settings_page() -> str:
         "environment variable such as `MLLM_MSR__TRAIN__SEED=1`. Later sources win: preset, file,",
         "environment, command line. A source that selects another dataset or backend removes the",
         "arguments (`data.*`, `model.*`) of the replaced one that the new one does not take.",
+        "A warning names those without an effect, such as `train.rank` with `train.method=full`.",
         "",
         f"Presets: {', '.join(f'`{name}`' for name in preset_names())}.",
         "",

@@ -182,6 +182,11 @@ def test_files_of_every_kind_give_the_same_data(
     ]
 
 
+def test_a_minimum_rating_needs_ratings(folder: Path) -> None:
+    with pytest.raises(SettingsError, match=r"data\.min_rating=2 needs a column of ratings\. Set"):
+        Files(path=folder, min_rating=2).load()
+
+
 def test_late_fields_are_read(folder: Path) -> None:
     (folder / "items.csv").unlink()
     lines = [f'{{"item_id":"{n}","title":"x"}}\n' for n in range(10_010)]

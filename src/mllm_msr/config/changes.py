@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from mllm_msr.config.loading import merge_sources
+from mllm_msr.config.nested import flat
 from mllm_msr.config.settings import Settings
 
 # Texts that YAML reads as they are, in a shell that does not change them either.
@@ -31,10 +32,10 @@ def changed_settings(settings: Settings) -> dict[str, Any]:
     """
     # Not `load_settings`: many presets are only valid with the user's own paths.
     preset, _ = merge_sources(settings.preset, (), environment={})
-    original = dict(_flat(Settings.model_validate(preset).model_dump(mode="json")))
+    original = dict(flat(Settings.model_validate(preset).model_dump(mode="json")))
     return {
         key: value
-        for key, value in _flat(settings.model_dump(mode="json"))
+        for key, value in flat(settings.model_dump(mode="json"))
         if key != "preset" and (key not in original or original[key] != value)
     }
 
@@ -46,15 +47,6 @@ def as_arguments(settings: Mapping[str, Any]) -> list[str]:
     ['train.rank=4', "'data.run_folds=[0, 1]'"]
     """
     return [shlex.quote(f"{key}={_as_text(value)}") for key, value in settings.items()]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of nested settings; lists are values."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _as_text(value: object) -> str:

@@ -13,6 +13,7 @@ import copy
 import functools
 import inspect
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -27,11 +28,15 @@ from mllm_msr import registry
 from mllm_msr.config.arguments import declared_type
 from mllm_msr.config.checks import check_plugins, check_prompts, check_stages
 from mllm_msr.config.model_presets import inherit_model, model_preset_names, read_model_preset
+from mllm_msr.config.nested import lookup, merge
 from mllm_msr.config.problems import describe_errors, displayed
 from mllm_msr.config.reference import reference
 from mllm_msr.config.settings import ModelSettings, Settings
+from mllm_msr.config.unused import unused_settings
 from mllm_msr.config.yaml_source import parse_yaml
 from mllm_msr.errors import SettingsError, UnknownNameError
+
+logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX: Final = "MLLM_MSR__"
 
@@ -48,6 +53,9 @@ _DEFAULT_PLUGINS: Final[Mapping[str, str]] = {
     "datasets": Settings.model_fields["dataset"].default,
     "backends": ModelSettings.model_fields["backend"].default,
 }
+
+# Changes nested settings, and returns the problems if there may be some.
+Source = Callable[[dict[str, Any]], list[str] | None]
 
 # Settings to change: "key=value" texts, or a mapping by (dotted) key, which may be nested.
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -102,7 +110,13 @@ def load_settings(
     """
     merged, problems = merge_sources(preset, overrides, file=file, environment=environment)
     _apply(_as_source(sections), merged, problems)
-    return _validate(merged, problems)
+    settings = _validate(merged, problems)
+    given: dict[str, Any] = {}
+    for source in (_variables(environment), overrides, sections):
+        _as_source(source)(given)
+    for sentence in unused_settings(settings, given):
+        logger.warning("%s", sentence)
+    return settings
 
 
 def merge_sources(
@@ -130,15 +144,10 @@ def merge_sources(
     if preset is not None:
         merged = _read_preset(preset)
     for content in contents:
-        _apply(functools.partial(_merge, source=content), merged, problems)
+        _apply(functools.partial(merge, source=content), merged, problems)
     if preset is not None:
         merged["preset"] = preset
-    variables = os.environ if environment is None else environment
-    texts = [
-        f"{name.removeprefix(ENVIRONMENT_PREFIX).lower().replace('__', '.')}={variables[name]}"
-        for name in sorted(variables)
-        if name.startswith(ENVIRONMENT_PREFIX)
-    ]
+    texts = _variables(environment)
     if any(text.startswith("preset=") for text in texts):
         problems.append(f"{ENVIRONMENT_PREFIX}PRESET is set. Use the option --preset instead.")
     _apply(functools.partial(_assign, texts=texts), merged, problems)
@@ -236,21 +245,29 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _as_source(overrides: Overrides) -> Callable[[dict[str, Any]], list[str]]:
-    """Return a function that applies overrides to nested settings and returns the problems."""
+def _variables(environment: Mapping[str, str] | None) -> list[str]:
+    """Return the settings in environment variables as `key=value`."""
+    variables = os.environ if environment is None else environment
+    return [
+        f"{name.removeprefix(ENVIRONMENT_PREFIX).lower().replace('__', '.')}={variables[name]}"
+        for name in sorted(variables)
+        if name.startswith(ENVIRONMENT_PREFIX)
+    ]
+
+
+def _as_source(overrides: Overrides) -> Source:
+    """Return a function that applies overrides to nested settings."""
     if not isinstance(overrides, Mapping):
         return functools.partial(_assign, texts=overrides)
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
         for part in reversed(key.split(".")):
             value = {part: value}  # noqa: PLW2901
-        _merge(nested, copy.deepcopy(value))
-    return functools.partial(_merge, source=nested)
+        merge(nested, copy.deepcopy(value))
+    return functools.partial(merge, source=nested)
 
 
-def _apply(
-    source: Callable[[dict[str, Any]], list[str]], merged: dict[str, Any], problems: list[str]
-) -> None:
+def _apply(source: Source, merged: dict[str, Any], problems: list[str]) -> None:
     """Apply one source to the settings of earlier sources, and add its problems.
 
     Args:
@@ -263,9 +280,9 @@ def _apply(
     source(preview)
     for kind, setting, section in _PLUGINS:
         old, new = (
-            _lookup(settings, setting) or _DEFAULT_PLUGINS[kind] for settings in (merged, preview)
+            lookup(settings, setting) or _DEFAULT_PLUGINS[kind] for settings in (merged, preview)
         )
-        arguments = _lookup(merged, section)
+        arguments = lookup(merged, section)
         if old == new or not isinstance(arguments, dict):
             continue
         try:
@@ -276,12 +293,10 @@ def _apply(
             continue  # the validation reports it
         for key in set(arguments) & set(before) - set(after):
             del arguments[key]
-    problems += source(merged)
+    problems += source(merged) or []
 
 
-def _apply_model_presets(
-    source: Callable[[dict[str, Any]], list[str]], merged: dict[str, Any]
-) -> list[str]:
+def _apply_model_presets(source: Source, merged: dict[str, Any]) -> list[str]:
     """Apply the model presets that a source selects, before the source itself.
 
     A preset replaces the model and adds its other settings. Returns the problems.
@@ -290,8 +305,8 @@ def _apply_model_presets(
     source(preview)
     problems = []
     for section in _MODEL_SECTIONS:
-        name = _lookup(preview, f"{section}.preset")
-        if name is None or name == _lookup(merged, f"{section}.preset"):
+        name = lookup(preview, f"{section}.preset")
+        if name is None or name == lookup(merged, f"{section}.preset"):
             continue
         try:
             settings = read_model_preset(str(name))
@@ -301,31 +316,13 @@ def _apply_model_presets(
         model = settings.pop("model")
         if section == "model":
             merged.pop("model", None)
-            _merge(merged, {**settings, "model": model})
+            merge(merged, {**settings, "model": model})
         else:
             stage = section.partition(".")[0]
             if not isinstance(merged.get(stage), dict):
                 merged[stage] = {}
             merged[stage]["model"] = model
     return problems
-
-
-def _lookup(settings: Mapping[str, Any], key: str) -> Any:
-    """Return a value of nested settings by its dotted key, or None."""
-    value: Any = settings
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> list[str]:
-    """Merge nested settings into others, and return no problems."""
-    for key, value in source.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = value
-    return []
 
 
 def _assign(target: dict[str, Any], texts: Iterable[str]) -> list[str]:
@@ -362,7 +359,7 @@ def _holds_text(settings: Mapping[str, Any], key: str) -> bool:
     section, _, name = key.rpartition(".")
     for kind, setting, plugin_section in _PLUGINS:
         if section == plugin_section and key != setting:
-            plugin = str(_lookup(settings, setting) or _DEFAULT_PLUGINS[kind])
+            plugin = str(lookup(settings, setting) or _DEFAULT_PLUGINS[kind])
             if plugin not in registry.names(kind):
                 return False  # the validation reports it
             declared = declared_type(registry.find(kind, plugin), name)

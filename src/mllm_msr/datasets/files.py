@@ -19,6 +19,7 @@ from mllm_msr.data.times import TimeUnit
 from mllm_msr.datasets._interactions import InteractionFormat, read_interactions
 from mllm_msr.datasets._items import to_items
 from mllm_msr.datasets._source_files import require_folder, require_table
+from mllm_msr.errors import SettingsError
 from mllm_msr.interfaces import Dataset, RawData
 from mllm_msr.types import SourceFile
 
@@ -44,7 +45,7 @@ class Files(Dataset):
             Ignored for date columns of Parquet and Excel.
         time_format: Format of other dates as text, such as "%d/%m/%Y %H:%M"; replaces `time_unit`.
         rating_column: Rating, in the interactions; `None` if ratings are not used.
-        min_rating: Interactions with a lower rating are removed.
+        min_rating: Interactions with a lower rating are removed; needs `rating_column`.
         title_column: Title, in the items. Like the next two columns, it may be missing unless its
             setting differs from the default, and is not read with `None`.
         text_column: Longer text, in the items.
@@ -111,9 +112,16 @@ class Files(Dataset):
         """Read the files.
 
         Raises:
-            SettingsError: The time unit or format is not supported.
+            SettingsError: The time unit or format is not supported, or there is a minimum rating
+                without a column of ratings.
             DataError: A file is missing, unreadable or not in the expected format.
         """
+        if self.min_rating and self.rating_column is None:
+            problem = (
+                f"data.min_rating={self.min_rating:g} needs a column of ratings. Set "
+                "data.rating_column, or leave data.min_rating out."
+            )
+            raise SettingsError([problem])
         folder = require_folder(self.path)
         path = require_table(folder, self.interactions_file, "interactions")
         form = self._interaction_format
