@@ -63,3 +63,10 @@ def test_items_may_have_a_column_of_further_images() -> None:
     assert found.to_pandas()["more_images"].tolist()[0].tolist() == ["b", "c"]
     with pytest.raises(DataError, match="more_images List"):
         tables.conform(frame.with_columns(more_images=1.5), tables.ITEMS, name="items")
+
+
+def test_a_history_has_its_positions_as_timestamps() -> None:
+    frame = tables.history_frame("u", ["b", "a"])
+    assert frame.equals(tables.conform(frame, tables.INTERACTIONS, name="history"))
+    assert frame.rows() == [("u", "b", 0, 0), ("u", "a", 1, 1)]
+    assert tables.history_frame("u", []).equals(tables.empty(tables.INTERACTIONS))

@@ -6,7 +6,7 @@ Identifiers are strings in every table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -237,6 +237,15 @@ def conform(frame: Frame, schema: Schema, *, name: str) -> pl.DataFrame:
             f"A column of the table {name!r} has the wrong type: {str(error).splitlines()[0]}. "
             f"Convert the columns to these types: {types}."
         ) from error
+
+
+def history_frame(user_id: str, item_ids: Sequence[str]) -> pl.DataFrame:
+    """Return a history, oldest first, as `INTERACTIONS` with the positions as timestamps."""
+    numbers = range(len(item_ids))
+    columns = {"user_id": [user_id] * len(numbers), "item_id": list(item_ids)}
+    return pl.DataFrame(
+        {**columns, "timestamp": numbers, "position": numbers}, schema=dict(INTERACTIONS)
+    )
 
 
 def empty(schema: Schema) -> pl.DataFrame:

@@ -33,7 +33,7 @@ from mllm_msr.interfaces import Recommender, TrainingData
 from mllm_msr.ranker.distributed.launch import rank_zero_first
 from mllm_msr.storage.atomic import replace_file, write_text
 from mllm_msr.storage.verification import load_json
-from mllm_msr.tables import INTERACTIONS
+from mllm_msr.tables import history_frame
 from mllm_msr.types import Message, Part, Prompt, TextPart, Vector, VectorPart
 
 logger = logging.getLogger(__name__)
@@ -117,16 +117,9 @@ class CollaborativeVectors:
         Args:
             history: Item ids, oldest first.
         """
-        n_items = len(history)
-        columns = {
-            "user_id": [""] * n_items,
-            "item_id": list(history),
-            "timestamp": range(n_items),
-            "position": range(n_items),
-        }
-        interactions = pl.DataFrame(columns, schema=dict(INTERACTIONS))
-        targets = pl.DataFrame({"user_id": [""], "position": [n_items]})
-        return self.states(targets, interactions)["", n_items]
+        target = ("", len(history))
+        targets = pl.DataFrame([target], schema=["user_id", "position"], orient="row")
+        return self.states(targets, history_frame("", history))[target]
 
     def states(
         self, targets: pl.DataFrame, interactions: pl.DataFrame

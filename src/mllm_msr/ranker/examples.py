@@ -246,12 +246,15 @@ def _written(summaries: pl.DataFrame | None, settings: RecommendSettings) -> dic
     return dict(summaries.select("item_id", "summary").iter_rows())
 
 
+def items_by_id(items: pl.DataFrame) -> dict[str, Item]:
+    """Return the items of `tables.ITEMS` by their ids."""
+    rows = conform(items, ITEMS, name="items").iter_rows(named=True)
+    return {row["item_id"]: Item.from_row(row) for row in rows}
+
+
 def _items_of(candidates: pl.DataFrame, items: pl.DataFrame) -> dict[str, Item]:
     """Return all items by id; check that the candidates are among them."""
-    catalog = {
-        row["item_id"]: Item.from_row(row)
-        for row in conform(items, ITEMS, name="items").iter_rows(named=True)
-    }
+    catalog = items_by_id(items)
     unknown = candidates.filter(~pl.col("item_id").is_in(list(catalog)))
     if unknown.height:
         raise DataError(

@@ -34,16 +34,7 @@ class Profile:
 
     def history_frame(self) -> pl.DataFrame:
         """Return the history as `tables.INTERACTIONS`, with the position as timestamp."""
-        n_items = len(self.history)
-        return pl.DataFrame(
-            {
-                "user_id": [self.user_id] * n_items,
-                "item_id": list(self.history),
-                "timestamp": range(n_items),
-                "position": range(n_items),
-            },
-            schema=dict(tables.INTERACTIONS),
-        )
+        return tables.history_frame(self.user_id, self.history)
 
 
 @final

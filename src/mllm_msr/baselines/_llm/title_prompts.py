@@ -13,10 +13,10 @@ import polars as pl
 
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.prompts.templates import render
-from mllm_msr.ranker.examples import Example
+from mllm_msr.ranker.examples import Example, items_by_id
 from mllm_msr.ranker.user_inputs import UserInput, UserInputs
-from mllm_msr.tables import CANDIDATES, ITEMS, conform
-from mllm_msr.types import Item, Prompt
+from mllm_msr.tables import CANDIDATES, conform
+from mllm_msr.types import Prompt
 
 
 def titles_prompt(
@@ -71,10 +71,7 @@ def title_examples(
         max_text_tokens: As for `titles_prompt`.
     """
     rows = conform(candidates, CANDIDATES, name="candidates")
-    known = {
-        row["item_id"]: Item.from_row(row)
-        for row in conform(items, ITEMS, name="items").iter_rows(named=True)
-    }
+    known = items_by_id(items)
     users = UserInputs(
         RecommendSettings(reads="history", history_items=n_last),
         preferences=None,

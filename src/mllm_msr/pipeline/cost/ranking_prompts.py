@@ -15,7 +15,7 @@ import polars as pl
 from mllm_msr.config.recommend_settings import PromptOrder
 from mllm_msr.config.settings import Settings
 from mllm_msr.prompts.item_types import ItemType
-from mllm_msr.ranker.examples import build_prompt, item_text
+from mllm_msr.ranker.examples import build_prompt, item_text, items_by_id
 from mllm_msr.ranker.user_inputs import UserInput, UserInputs
 from mllm_msr.types import Item, Prompt
 
@@ -45,7 +45,7 @@ class RankingPrompts:
         self._prompt = settings.recommend
         self._max_text_tokens = settings.train.max_text_tokens
         self._item_type = item_type
-        self._items = {row["item_id"]: Item.from_row(row) for row in catalog.iter_rows(named=True)}
+        self._items = items_by_id(catalog)
         self._users: UserInputs | None = None
         if self._prompt.reads_history:
             self._users = UserInputs(
