@@ -76,6 +76,7 @@ def test_the_values_of_a_preset_can_be_listed(invoke) -> None:
     ("arguments", "message"),
     [
         (["modles"], "Unknown kind 'modles'. Did you mean 'models'? Available: datasets,"),
+        (["datasets", "flies"], "Unknown dataset 'flies'. Did you mean 'files'?"),
         (["settings", "trian"], "Unknown group 'trian'. Did you mean 'train'?"),
         (["settings", "train", "--preset", "dmo"], "Unknown preset 'dmo'. Did you mean 'demo'?"),
     ],
@@ -86,6 +87,15 @@ def test_a_misspelled_name_gets_a_suggestion(fail, arguments: list[str], message
     assert str(caught.value).startswith(message)
 
 
-def test_only_settings_have_groups(fail) -> None:
+def test_the_arguments_of_a_dataset_are_listed(invoke) -> None:
+    lines = invoke("list", "datasets", "files").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["data.path", "required", "Folder", "with", "the", "files."]
+    hint = invoke("list", "settings", "data").stdout.splitlines()[-1]
+    assert hint == "Further settings: mllm-msr list datasets NAME"
+
+
+@pytest.mark.parametrize("arguments", [("models", "train"), ("datasets", "--preset", "demo")])
+def test_only_settings_and_plugins_with_settings_take_a_name(fail, arguments) -> None:
     with pytest.raises(UsageError, match="only for settings"):
-        fail("list", "models", "train")
+        fail("list", *arguments)

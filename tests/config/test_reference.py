@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mllm_msr import registry
 from mllm_msr.config.loading import load_settings
-from mllm_msr.config.reference import GENERAL, groups, reference
+from mllm_msr.config.reference import GENERAL, groups, plugin_reference, reference
 
 
 def test_every_setting_has_a_description() -> None:
@@ -43,3 +46,19 @@ def test_every_setting_is_in_a_group_with_a_meaning() -> None:
     assert {key.rpartition(".")[0] or GENERAL for key, *_ in reference()} <= set(found)
     assert all(meaning.endswith(".") for meaning in found.values())
     assert next(iter(found)) == GENERAL
+
+
+@pytest.mark.parametrize("kind", ["datasets", "backends", "baselines"])
+def test_every_argument_of_a_plugin_has_a_description(kind: registry.Kind) -> None:
+    rows = [row for name in registry.names(kind) for row in plugin_reference(kind, name)]
+    assert len(rows) > 20
+    assert not [row.key for row in rows if not row.description]
+
+
+def test_arguments_of_a_dataset_are_settings() -> None:
+    found = {row.key: row for row in plugin_reference("datasets", "files")}
+    assert (found["data.path"].default, found["data.time_unit"].default) == ("required", "s")
+    assert found["data.rating_column"].type == "str | null"
+    assert found["data.time_column"].description.endswith("; null uses the row order.")
+    assert found["data.image_column"].description.endswith("named after their ids.")
+    assert "baselines.sasrec.epochs" in [row.key for row in plugin_reference("baselines", "sasrec")]

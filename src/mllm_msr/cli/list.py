@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -17,6 +17,11 @@ from mllm_msr.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from mllm_msr.config.reference import SettingReference
+
+# Kinds of plugins whose arguments are settings.
+_WITH_SETTINGS: Final = ("datasets", "backends", "baselines")
 
 # Kinds and their meaning, in the order of `mllm-msr list`.
 KINDS: Final[Mapping[str, str]] = {
@@ -43,9 +48,13 @@ def command(
             autocompletion=lambda: list(KINDS.items()),
         ),
     ] = None,
-    group: Annotated[
+    name: Annotated[
         str | None,
-        typer.Argument(metavar="GROUP", help="Group of settings to list, such as train."),
+        typer.Argument(
+            metavar="NAME",
+            help="Group of settings, such as train, or a dataset, backend or baseline, whose "
+            "arguments are settings too.",
+        ),
     ] = None,
     preset: Annotated[
         str | None,
@@ -60,19 +69,27 @@ def command(
 ) -> None:
     """List the names that settings and commands accept, each with its meaning.
 
-    Without an argument, the kinds are listed.
+    Without an argument, the kinds are listed. `list settings train` lists the settings of a group,
+    `list datasets files` those of a dataset.
     """
     from mllm_msr import registry
 
     if kind is not None and kind not in KINDS:
         raise registry.unknown_name_error("kind", kind, list(KINDS))
-    if (group is not None or preset is not None) and kind != "settings":
-        raise UsageError("A group and --preset are only for settings: list settings GROUP.")
+    if (name is not None and kind not in (*_WITH_SETTINGS, "settings")) or (
+        preset is not None and kind != "settings"
+    ):
+        raise UsageError(
+            f"A name is only for settings, {', '.join(_WITH_SETTINGS)}, and --preset only for "
+            "settings: list settings GROUP."
+        )
     values: Mapping[str, Any]
     if kind == "models":
         values, table = _list_models()
-    elif kind == "settings" and (group is not None or preset is not None):
-        values, table = _list_settings(group, preset)
+    elif kind == "settings" and (name is not None or preset is not None):
+        values, table = _list_settings(name, preset)
+    elif kind is not None and name is not None:
+        values, table = _list_arguments(kind, name)
     else:
         meanings = KINDS if kind is None else _meanings(kind)
         values, table = {kind or "kinds": list(meanings)}, _names_table(meanings)
@@ -145,8 +162,6 @@ def _list_settings(
     group: str | None, preset: str | None
 ) -> tuple[Mapping[str, Any], RenderableType]:
     """Return the settings of a group, or all, as JSON and as a table."""
-    from rich.text import Text
-
     from mllm_msr import registry
     from mllm_msr.config.loading import load_settings
     from mllm_msr.config.reference import GENERAL, groups, reference
@@ -159,12 +174,34 @@ def _list_settings(
         for each in reference(settings)
         if group in (None, each.key.partition(".")[0] if "." in each.key else GENERAL)
     ]
-    table = make_table("setting", "value" if preset else "default", "meaning", left=(0, 1, 2),
-                       wrap=(1, 2))  # fmt: skip
+    kinds = {"data": "datasets", "model": "backends", "baselines": "baselines"}
+    hint = f"Further settings: mllm-msr list {kinds[group]} NAME" if group in kinds else ""
+    return _settings_table(shown, "value" if preset else "default", hint)
+
+
+def _list_arguments(kind: str, name: str) -> tuple[Mapping[str, Any], RenderableType]:
+    """Return the arguments of a dataset, backend or baseline as JSON and as a table."""
+    from mllm_msr import registry
+    from mllm_msr.config.reference import plugin_reference
+
+    return _settings_table(plugin_reference(typing.cast("registry.Kind", kind), name), "default")
+
+
+def _settings_table(
+    shown: Sequence[SettingReference], value: str, hint: str = ""
+) -> tuple[Mapping[str, Any], RenderableType]:
+    """Return settings as JSON and as a table with a hint below it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    table = make_table("setting", value, "meaning", left=(0, 1, 2), wrap=(1, 2))
     for each in shown:
         choices = f" ({each.type})" if " | " in each.type and "null" not in each.type else ""
         table.add_row(Text(each.key, style="bold"), each.default, f"{each.description}{choices}")
-    return {"settings": [each._asdict() for each in shown]}, table
+    return (
+        {"settings": [each._asdict() for each in shown]},
+        Group(table, f"\n{hint}") if hint else table,
+    )
 
 
 def _list_models() -> tuple[Mapping[str, Any], RenderableType]:

@@ -70,8 +70,8 @@ class SequenceBaseline(NeuralBaseline[SequenceModel]):
             uniform, 1 is proportional to popularity.
         max_length: Number of latest items of a history that are used, at least 1; longer
             histories are split into windows of this length for training.
-        beta2: See `LoopOptions`.
-        clip: See `LoopOptions`.
+        beta2: Second decay rate of AdamW, in [0, 1).
+        clip: Maximum gradient norm; 0 disables clipping.
 
     Raises:
         SettingsError: A value is out of range.

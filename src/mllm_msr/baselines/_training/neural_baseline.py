@@ -61,13 +61,14 @@ class NeuralBaseline(Recommender, Generic[F]):
     Attributes:
         batch_size: Examples per optimizer step, at least 1; `None` for `default_batch_size`, or
             less for small data.
-        epochs: See `LoopOptions`.
-        learning_rate: See `LoopOptions`.
-        weight_decay: See `LoopOptions`.
-        early_stopping_patience: See `LoopOptions`.
-        validate_every: See `LoopOptions`.
-        max_minutes: See `LoopOptions`.
-        precision: See `LoopOptions`; candidates are always scored in float32.
+        epochs: Upper bound on the passes over the data, at least 1.
+        learning_rate: Constant learning rate of AdamW, above 0.
+        weight_decay: Weight decay of AdamW, at least 0.
+        early_stopping_patience: Validations without improvement before training stops.
+        validate_every: Epochs between validations, at least 1.
+        max_minutes: Minutes after which training stops; `None` sets no limit.
+        precision: Precision of training: "bf16", "fp32", or "auto", which selects "bf16" if the
+            processor supports it. Candidates are always scored in float32.
         checkpoints: Folder of the training states, from which a killed `fit` resumes; `None`
             saves none.
         seed: Seed of weights, data order, dropout and negatives.
