@@ -91,3 +91,15 @@ def test_the_module_docstring_lists_every_class_below_its_base() -> None:
     for kind in CLASSES:
         for base in kind.__bases__:
             assert base is Exception or depth[kind.__name__] == depth[base.__name__] + 4
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("\n the problem\nthe details"), "the problem"),
+        (RuntimeError("one line"), "one line"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_the_first_line_of_an_error_is_never_empty(error: Exception, expected: str) -> None:
+    assert errors.first_line(error) == expected

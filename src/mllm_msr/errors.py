@@ -213,3 +213,12 @@ class TrainingError(MllmMsrError):
 
 class NonFiniteLossError(TrainingError):
     """The loss or a weight became NaN or infinite."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message; the name of its class if there is no message.
+
+    >>> first_line(ValueError("bad value")), first_line(KeyError())
+    ('bad value', 'KeyError')
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__

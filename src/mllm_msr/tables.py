@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import polars as pl
 from polars import selectors as cs
 
-from mllm_msr.errors import DataError, UsageError
+from mllm_msr.errors import DataError, UsageError, first_line
 
 Schema = Mapping[str, pl.DataType]
 
@@ -234,7 +234,7 @@ def conform(frame: Frame, schema: Schema, *, name: str) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         types = ", ".join(f"{column} {dtype}" for column, dtype in schema.items())
         raise DataError(
-            f"A column of the table {name!r} has the wrong type: {str(error).splitlines()[0]}. "
+            f"A column of the table {name!r} has the wrong type: {first_line(error)}. "
             f"Convert the columns to these types: {types}."
         ) from error
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar, final
 
-from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError
+from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, first_line
 from mllm_msr.interfaces import Backend, Capabilities
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
@@ -87,7 +87,7 @@ class MockBackend(Backend):
             try:
                 text = self._answer(prompt)
             except Exception as error:  # noqa: BLE001 - a script may raise anything
-                yield index, Completion("", finish_reason="error", error=_first_line(error))
+                yield index, Completion("", finish_reason="error", error=first_line(error))
                 continue
             words = text.split()
             output = words[: prompt.max_new_tokens]
@@ -124,7 +124,7 @@ class MockBackend(Backend):
             try:
                 log_probs = tuple(map(math.log, self._probabilities(prompt, n_choices)))
             except Exception as error:  # noqa: BLE001 - a script may raise anything
-                yield index, ChoiceScores((), error=_first_line(error))
+                yield index, ChoiceScores((), error=first_line(error))
             else:
                 n_words = len(prompt.text.split())
                 yield index, ChoiceScores(log_probs, prompt_tokens=n_words)
@@ -171,8 +171,3 @@ def _lookup(script: Mapping[str, _Value], prompt: Prompt) -> _Value:
         if key in text:
             return value
     raise LookupError(f"The script has no answer to {text[:_EXCERPT]!r}.")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,7 +10,7 @@ from mllm_msr.data.reading.binary import open_frame
 from mllm_msr.data.reading.records import Column, Kind
 from mllm_msr.data.reading.rows import POLARS_ERRORS
 from mllm_msr.data.reading.values import convert
-from mllm_msr.errors import DataError, UsageError
+from mllm_msr.errors import DataError, UsageError, first_line
 from mllm_msr.tables import ArrowTable, Frame
 
 _NAME: Final = "the interactions"
@@ -58,7 +58,7 @@ def collect_interactions(raw: Frame) -> pl.DataFrame:
     except POLARS_ERRORS as cause:
         raise DataError(
             "Cannot read the columns user_id, item_id and timestamp of the interactions: "
-            f"{str(cause).splitlines()[0].rstrip('.')}. Fix the rows or columns of the source."
+            f"{first_line(cause).rstrip('.')}. Fix the rows or columns of the source."
         ) from cause
     for name in _KINDS:
         n_invalid = frame[name].null_count()

@@ -26,7 +26,7 @@ from mllm_msr.data.source_findings import (
     find_problems,
     find_warnings,
 )
-from mllm_msr.errors import DataError
+from mllm_msr.errors import DataError, first_line
 from mllm_msr.interfaces import RawData
 
 _N_DECODED: Final = 100  # images that are opened, of all
@@ -135,7 +135,7 @@ def _read_interactions(
     except pl.exceptions.PolarsError as cause:
         raise DataError(
             "Cannot read the columns user_id, item_id and timestamp (an integer) of the "
-            f"interactions: {str(cause).splitlines()[0].rstrip('.')}. "
+            f"interactions: {first_line(cause).rstrip('.')}. "
             "Fix the rows or columns of the source."
         ) from cause
     return counted.sort("item_id"), total.row(0)

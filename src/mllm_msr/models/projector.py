@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, first_line
 
 # Name of the module in LLaVA and the model types that follow it.
 _NAME: Final = "multi_modal_projector"
@@ -49,7 +49,7 @@ def load_projector(model: nn.Module, file: Path) -> None:
     try:
         projector.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as cause:
-        reason = str(cause).strip().splitlines()[0].rstrip(":.")
+        reason = first_line(cause).rstrip(":.")
         raise BackendError(
             f"{file} is not a projector of this model: {reason}. Use the file that align wrote for "
             "the same checkpoint, or run align again."

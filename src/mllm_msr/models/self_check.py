@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, first_line
 from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.last_token import logits_at
@@ -129,7 +129,7 @@ def find_batch_problem(model: Any, renderer: Renderer, pair: tuple[Rendered, Ren
         try:
             together = _last_logits(model, renderer, pair, side)[0]
         except MODEL_ERRORS as error:
-            return str(error).partition("\n")[0] or type(error).__name__
+            return first_line(error)
         difference = float((together - alone).abs().max()) / scale
         if not difference <= _TOLERANCES.get(model.dtype, 0.2):
             return f"with padding on the {side}, logits differ by {difference:.2f} deviations"

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mllm_msr.errors import BackendError
+from mllm_msr.errors import BackendError, first_line
 from mllm_msr.types import VectorKind, VectorPart
 
 FILE: Final = "vector_projector.safetensors"
@@ -238,7 +238,7 @@ def load_vector_projector(model: Any, folder: Path) -> None:
         projector = VectorProjector(n_dims, model.get_input_embeddings().weight.shape[1])
         projector.load_state_dict(state)
     except (OSError, KeyError, RuntimeError, SafetensorError) as cause:
-        reason = str(cause).strip().splitlines()[0].rstrip(":.")
+        reason = first_line(cause).rstrip(":.")
         raise BackendError(
             f"{file} is not a projector of vectors for this model: {reason}. Use the weights with "
             "the model that they were fine-tuned from, or fine-tune again."

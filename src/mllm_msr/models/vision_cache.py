@@ -23,6 +23,7 @@ from cachetools import LRUCache
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from mllm_msr.errors import first_line
 from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Rendered, Renderer
 from mllm_msr.models.self_check import MODEL_ERRORS
@@ -180,7 +181,7 @@ class VisionCache:
             with _evaluating(self._model):
                 error = self._difference(row)
         except MODEL_ERRORS as cause:
-            return str(cause).partition("\n")[0] or type(cause).__name__
+            return first_line(cause)
         return "" if error <= _TOLERANCE else f"they change the logits by {error:.3f} deviations"
 
     @torch.no_grad()

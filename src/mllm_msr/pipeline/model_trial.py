@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mllm_msr.backends._local import LocalBackend
-from mllm_msr.errors import MllmMsrError, TrainingError
+from mllm_msr.errors import MllmMsrError, TrainingError, first_line
 from mllm_msr.interfaces import Backend
 from mllm_msr.models.families import is_tested
 from mllm_msr.models.inputs import Renderer
@@ -82,8 +82,7 @@ def try_model(name: str, backend: Backend) -> Iterator[Finding]:
             try:
                 yield Finding(f"{name}: {use}", "ok", run(trial))
             except (*MODEL_ERRORS, MllmMsrError) as error:
-                text = str(error).strip().partition("\n")[0] or type(error).__name__
-                yield Finding(f"{name}: {use}", "broken", text)
+                yield Finding(f"{name}: {use}", "broken", first_line(error))
 
 
 def _make_examples(folder: Path, *, shown: bool) -> list[Example]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from mllm_msr.errors import DataError, UsageError
+from mllm_msr.errors import DataError, UsageError, first_line
 from mllm_msr.storage import atomic
 from mllm_msr.storage.layout import DOWNLOADS, MANIFEST, RESPONSE_CACHE
 from mllm_msr.storage.process_lock import run_lock
@@ -174,8 +174,7 @@ def _wrap_storage_errors(address: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"Cannot read or write {address}: {reason}. Check the address and the credentials of "
-            "this machine."
+            f"Cannot read or write {address}: {first_line(error)}. Check the address and the "
+            "credentials of this machine."
         ) from error

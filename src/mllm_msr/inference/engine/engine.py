@@ -20,7 +20,13 @@ from typing import Any, Final, TypeVar
 import torch
 import transformers
 
-from mllm_msr.errors import AnswerTokenError, BackendError, CapabilityError, MllmMsrError
+from mllm_msr.errors import (
+    AnswerTokenError,
+    BackendError,
+    CapabilityError,
+    MllmMsrError,
+    first_line,
+)
 from mllm_msr.inference.engine.batch_inputs import BatchInputs
 from mllm_msr.inference.engine.generation import DecodingBatch
 from mllm_msr.inference.engine.logits import float32_choices
@@ -358,13 +364,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _failed_completion(error: Exception) -> Completion:
-    return Completion("", finish_reason="error", error=_first_line(error))
+    return Completion("", finish_reason="error", error=first_line(error))
 
 
 def _failed_scores(error: Exception) -> ChoiceScores:
-    return ChoiceScores((), error=_first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return ChoiceScores((), error=first_line(error))

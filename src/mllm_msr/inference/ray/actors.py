@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mllm_msr import errors, registry
-from mllm_msr.errors import BackendError, MissingExtraError, MllmMsrError
+from mllm_msr.errors import BackendError, MissingExtraError, MllmMsrError, first_line
 from mllm_msr.interfaces import Backend
 from mllm_msr.types import ChoiceScores, Completion, Prompt
 
@@ -206,7 +206,7 @@ class ActorPool:
             ) from error
         except self._ray.exceptions.RayError as error:
             del self._calls[call]
-            return Died(worker, str(error).strip().splitlines()[0])
+            return Died(worker, first_line(error))
 
     def replace(self, worker: int) -> None:
         """Stop a worker, even if it is running, and start a new one."""
