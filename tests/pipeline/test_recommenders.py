@@ -12,11 +12,13 @@ import pytest
 import mock_runs
 from mllm_msr import registry
 from mllm_msr.baselines.popularity import Popularity
+from mllm_msr.config.settings import Settings
+from mllm_msr.config.train_settings import TrainSettings
 from mllm_msr.errors import UnknownNameError
 from mllm_msr.pipeline.compare import compare
 from mllm_msr.pipeline.context import RunContext
 from mllm_msr.pipeline.pipeline import Pipeline
-from mllm_msr.pipeline.recommenders import Recommenders, label_of, remark_of
+from mllm_msr.pipeline.recommenders import Recommenders, label_of, ranker_name, remark_of
 from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
 from mllm_msr.storage.run_folder import RunFolder
 
@@ -33,6 +35,11 @@ def test_every_model_has_a_distinct_label() -> None:
     assert len(set(labels)) == len(labels)
     assert label_of("mllm_msr") == MllmRecommender.label == "MLLM-MSR"
     assert remark_of("zero_shot") == "without fine-tuning"
+
+
+def test_the_ranker_is_zero_shot_without_training() -> None:
+    assert ranker_name(Settings()) == "mllm_msr"
+    assert ranker_name(Settings(train=TrainSettings(enabled=False))) == "zero_shot"
 
 
 def test_training_of_baselines_is_shown(

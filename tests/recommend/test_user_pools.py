@@ -20,7 +20,6 @@ from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.recommend.user_pools import (
     UserPool,
     load_hidden,
-    ranker_name,
     retrieve_pools,
     score_items,
     targets_with_input,
@@ -40,7 +39,6 @@ def test_items_of_several_users_are_scored_in_one_call(
     run = list_worlds.make_run(tmp_path)
     with Pipeline.open(run) as pipeline:
         settings, recommenders = pipeline.settings, pipeline.recommenders
-        assert ranker_name(settings) == "zero_shot"
         targets = targets_with_input(recommenders, settings, 0, "validation")
         assert targets.height == 12
         assert targets["user_id"].is_sorted()

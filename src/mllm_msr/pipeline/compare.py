@@ -22,6 +22,7 @@ from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.pipeline import stage_io
 from mllm_msr.pipeline.distillation import requires_teacher
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.pipeline.recommenders import ranker_name
 from mllm_msr.pipeline.run_result import RunResult
 from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, Variant
 from mllm_msr.storage import layout
@@ -120,7 +121,7 @@ def _comparisons(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
 
 def recommender(settings: Settings) -> str:
     """Return the name of a run's MLLM recommender: fine-tuned if it trains, else zero-shot."""
-    return MLLM_MSR if settings.train.enabled else ZERO_SHOT
+    return ranker_name(settings)
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.interfaces import CatalogScorer, TrainingData
 from mllm_msr.pipeline.context import RunContext, changed
-from mllm_msr.pipeline.recommenders import Recommenders
-from mllm_msr.ranker.recommender import MLLM_MSR, VARIANTS, ZERO_SHOT, MllmRecommender
+from mllm_msr.pipeline.recommenders import Recommenders, ranker_name
+from mllm_msr.ranker.recommender import VARIANTS, MllmRecommender
 from mllm_msr.ranker.training_candidates import with_input
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import Stage
@@ -52,7 +52,7 @@ def distill(context: RunContext, settings: Settings) -> None:
     # The student that selects the pairs has no teacher.
     alone = ["distill.enabled=false", f"baselines.{STUDENT}.distillation=0"]
     first = Recommenders(context, override(settings, alone))
-    name = MLLM_MSR if settings.train.enabled else ZERO_SHOT
+    name = ranker_name(settings)
     student, teacher = first.conditions(STUDENT), recommenders.conditions(name)
     for fold in recommenders.tables.folds():
         with context.stage(

@@ -53,6 +53,11 @@ class Conditions:
     model: str | None = None
 
 
+def ranker_name(settings: Settings) -> str:
+    """Return the name of a run's MLLM recommender: fine-tuned if it trains, else zero-shot."""
+    return MLLM_MSR if settings.train.enabled else ZERO_SHOT
+
+
 def label_of(name: str) -> str:
     """Return the label of a recommender in tables; its name if it is unknown or not installed."""
     found = _described(name)

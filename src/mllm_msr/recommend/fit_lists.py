@@ -26,7 +26,7 @@ from mllm_msr.config.settings import Settings
 from mllm_msr.data.full_ranking import sample_targets
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.pipeline.context import RunContext, changed
-from mllm_msr.pipeline.recommenders import Recommenders
+from mllm_msr.pipeline.recommenders import Recommenders, ranker_name
 from mllm_msr.pipeline.stage_settings import require_kept_settings, require_prepared_data
 from mllm_msr.recommend.conditional_logit import ValidationList, fit_generators, fit_ranker
 from mllm_msr.recommend.list_evaluation import (
@@ -51,7 +51,6 @@ from mllm_msr.recommend.rank_fusion import Floats, Weight
 from mllm_msr.recommend.user_pools import (
     UserPool,
     load_hidden,
-    ranker_name,
     retrieve_pools,
     score_items,
     targets_with_input,

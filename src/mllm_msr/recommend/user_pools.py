@@ -15,8 +15,8 @@ import polars as pl
 
 from mllm_msr.config.settings import Settings
 from mllm_msr.pipeline.context import RunContext
-from mllm_msr.pipeline.recommenders import Recommenders
-from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT, MllmRecommender
+from mllm_msr.pipeline.recommenders import Recommenders, ranker_name
+from mllm_msr.ranker.recommender import MllmRecommender
 from mllm_msr.ranker.training_candidates import with_input
 from mllm_msr.recommend.list_weights import ListPlan
 from mllm_msr.recommend.loading import LoadedRun, load_parts
@@ -46,11 +46,6 @@ class UserPool:
         """Return the row of the target in the pool; None if no generator has proposed it."""
         items = self.pool.item_ids
         return items.index(self.target) if self.target in items else None
-
-
-def ranker_name(settings: Settings) -> str:
-    """Return the name of the run's ranker."""
-    return MLLM_MSR if settings.train.enabled else ZERO_SHOT
 
 
 def targets_with_input(
