@@ -40,14 +40,14 @@ def test_the_protocol_the_data_and_the_folds_are_named():
     text = text_of({"dataset": "demo", "data": data})
     assert "BIASED PROTOCOL" in text
     assert "The data are synthetic" in text
-    assert "1 of 5 folds were run" in text
+    assert "Only 1 of 5 folds was run" in text
 
 
 def test_a_complete_run_has_no_such_caveats():
     data = {"protocol": "leave-last-out", "folds": 5, "run_folds": [0, 1, 2, 3, 4]}
     text = text_of({"data": data})
     assert "PROTOCOL" not in text
-    assert "folds were run" not in text
+    assert "folds w" not in text
 
 
 def test_candidates_without_a_score_are_counted():

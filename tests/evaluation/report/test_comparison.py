@@ -103,6 +103,16 @@ def test_exposure_states_for_how_many_users_the_bias_is_defined():
     assert (row.n, row.n_with_history, row.cells[3].mean) == (30, 0, None)
 
 
+def test_calibration_begins_with_the_best_model():
+    parts = {name: {"ece": ece, "bins": [{"n": 1}]} for name, ece in (("a", 0.3), ("b", 0.1))}
+    found = calibration_rows(
+        {name: {"popularity": part, "uniform": part} for name, part in parts.items()}, main="a"
+    )
+    assert [(row.model, row.kind) for row in found] == [
+        ("b", "uniform"), ("b", "popularity"), ("a", "uniform"), ("a", "popularity"),
+    ]  # fmt: skip
+
+
 def test_calibration_without_both_classes_is_left_out():
     found = calibration_rows(
         {

@@ -66,7 +66,9 @@ def test_a_main_model_below_the_top_three_is_shown_as_well():
 
 def test_an_interval_at_random_order_is_stated():
     (tile,) = tiles({"mllm_msr": 0.51, "sasrec": 0.4})
-    assert tile.sentences[-1] == "MLLM-MSR is no better than random order (AUC 0.500)."
+    assert (
+        tile.sentences[-1] == "MLLM-MSR is not significantly better than random order (AUC 0.500)."
+    )
 
 
 def test_a_single_model_has_no_rank():

@@ -107,8 +107,10 @@ def _data_caveats(config: Mapping[str, Any], source_coverage: float | None) -> l
     folds, ran = data.get("folds"), data.get("run_folds")
     n_ran = len(ran) if isinstance(ran, (list, tuple)) else ran
     if isinstance(folds, int) and isinstance(n_ran, int) and n_ran < folds:
+        verb = "was" if n_ran == 1 else "were"
         notes.append(
-            f"{n_ran} of {folds} folds were run. The users of the other folds were not tested."
+            f"Only {n_ran} of {folds} folds {verb} run. The users of the other folds were not "
+            "tested."
         )
     return notes
 

@@ -243,21 +243,26 @@ def exposure_rows(exposure: Mapping[str, Any], *, main: str, k: int = FULL_K) ->
 
 
 def calibration_rows(calibration: Mapping[str, Any], *, main: str) -> list[CalibrationRow]:
-    """Return the calibration error of the models that output probabilities.
+    """Return the calibration error of the models with scores in [0, 1], the best model first.
 
     Args:
         calibration: `details["calibration"]`.
         main: The model to highlight.
     """
-    return [
-        CalibrationRow(
-            model,
-            role_of(model, main),
-            kind,
-            by_kind[kind]["ece"],
-            sum(part["n"] for part in by_kind[kind]["bins"]),
-        )
+    models = [
+        [
+            CalibrationRow(
+                model,
+                role_of(model, main),
+                kind,
+                by_kind[kind]["ece"],
+                sum(part["n"] for part in by_kind[kind]["bins"]),
+            )
+            for kind in ordered_kinds(list(by_kind))
+            if by_kind[kind]["ece"] is not None
+        ]
         for model, by_kind in calibration.items()
-        for kind in ordered_kinds(list(by_kind))
-        if by_kind[kind]["ece"] is not None
+    ]
+    return [
+        row for rows in sorted(filter(None, models), key=lambda rows: rows[0].ece) for row in rows
     ]

@@ -100,7 +100,7 @@ def _standing(found: Sequence[tuple[ResultTable, Row, Row]]) -> str:
             return "not the best model"
         if limit is not None and limit > expected.cells[0].mean:
             return "better than random order, but not the best model"
-    return "no better than random order"
+    return "not significantly better than random order"
 
 
 def _improvements(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:

@@ -134,7 +134,10 @@ def _sentences(
     if chance is not None and chance.cells and (expected := chance.cells[0].mean) is not None:
         limit = main.cells[0].low if main.cells[0].low is not None else main.cells[0].mean
         if limit is not None and limit <= expected:
-            found.append(f"{name(main)} is no better than random order ({metric} {expected:.3f}).")
+            found.append(
+                f"{name(main)} is not significantly better than random order "
+                f"({metric} {expected:.3f})."
+            )
     return found
 
 
