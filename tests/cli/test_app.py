@@ -102,6 +102,7 @@ def test_every_command_can_be_quiet_and_verbose(invoke, name: str) -> None:
     text = invoke(name, "--help").stdout
     assert "-v, --verbose" in text
     assert "-q, --quiet" in text
+    assert not re.search(r"<(str|list|Path|int)", text)  # Python types mean little to users
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])

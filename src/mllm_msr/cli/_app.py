@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from mllm_msr.cli._logging import configure
 from mllm_msr.cli._output import tell
@@ -82,6 +82,16 @@ class GroupedCommands(TyperGroup):
         return "" if command is None else command.get_short_help_str(limit=MAX_SUMMARY + 1)
 
 
+class Command(TyperCommand):
+    """Command whose help shows the name of an argument without its Python type."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument):
+                parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign] # noqa: ARG005
+
+
 app = typer.Typer(
     name="mllm-msr",
     cls=GroupedCommands,
@@ -96,7 +106,7 @@ def register(
     name: str,
     summary: str,
     *,
-    cls: type[TyperCommand] = TyperCommand,
+    cls: type[Command] = Command,
     help: str | None = None,  # noqa: A002 - the name in Typer
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds a command with the options `--verbose` and `--quiet`.

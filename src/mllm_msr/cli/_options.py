@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand
 
+from mllm_msr.cli._app import Command
 from mllm_msr.cli._completion import complete_preset, complete_setting
 
 # Groups that are only read by commands for a finished run.
@@ -52,7 +52,8 @@ ConfigOption = Annotated[
     typer.Option("--config", metavar="FILE", help="YAML file with settings.", parser=parse_path),
 ]
 PortOption = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")
+    int,
+    typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 selects a free one."),
 ]
 AddressArgument = Annotated[
     str, typer.Argument(metavar="ADDRESS", help="Address in object storage: s3://..., gs://...")
@@ -65,7 +66,7 @@ Overrides = Annotated[
 ]
 
 
-def settings_help(*sections: str, preset: str | None = None) -> type[TyperCommand]:
+def settings_help(*sections: str, preset: str | None = None) -> type[Command]:
     """Return a command class whose help ends with the settings that the command reads.
 
     The settings are only loaded when the help is shown.
@@ -76,7 +77,7 @@ def settings_help(*sections: str, preset: str | None = None) -> type[TyperComman
             listed, except those of baselines.
     """
 
-    class CommandWithSettings(TyperCommand):
+    class CommandWithSettings(Command):
         """Command whose help names the groups of its settings."""
 
         def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002

@@ -10,6 +10,7 @@ import typer
 from mllm_msr.cli._app import register
 from mllm_msr.cli._options import JsonOption, RunOption, parse_path
 from mllm_msr.cli._output import emit
+from mllm_msr.errors import UsageError
 
 
 @register("export", "Export the adapter of a run for a model hub")
@@ -22,7 +23,8 @@ def command(
     ],
     run: RunOption = Path("runs/run"),
     fold: Annotated[
-        int | None, typer.Option(min=0, help="Fold of the adapter; by default the first one.")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Fold of the adapter; by default the first one."),
     ] = None,
     push: Annotated[
         str | None,
@@ -40,6 +42,8 @@ def command(
 
     The card is made from the run: data, training, prompt, results with intervals and their limits.
     """
+    if public and push is None:
+        raise UsageError("--public is given, but nothing is uploaded. Add --push OWNER/NAME.")
     from mllm_msr.pipeline.adapter_export import export_adapter, push_adapter
 
     export = export_adapter(run, adapter, fold=fold)

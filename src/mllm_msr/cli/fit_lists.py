@@ -35,14 +35,17 @@ _FITTED: Final = ("retrieve.order=auto", "retrieve.budget=null")
 def command(
     settings: Overrides = None,
     users: Annotated[
-        int, typer.Option(min=1, help="Maximum number of validation users per fold.")
+        int, typer.Option(metavar="N", min=1, help="Maximum number of validation users per fold.")
     ] = 64,
     budget: Annotated[
-        int, typer.Option(min=1, help="Candidates that the model scores for each of them.")
+        int,
+        typer.Option(metavar="N", min=1, help="Candidates that the model scores for each of them."),
     ] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample and of the tests.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the sample and of the tests.")
+    ] = 0,
     fold: Annotated[
-        int | None, typer.Option(min=0, help="Fold to fit; by default all of the run.")
+        int | None, typer.Option(metavar="N", min=0, help="Fold to fit; by default all of the run.")
     ] = None,
     run: RunOption = Path("runs/run"),
     executor: ExecutorOption = None,

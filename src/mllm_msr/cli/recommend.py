@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 @register("recommend", "Recommend items to a user or for a history", cls=settings_help("retrieve"))
 def command(
     settings: Overrides = None,
-    user: Annotated[str | None, typer.Option("--user", help="A user of the run.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="ID", help="A user of the run.")
+    ] = None,
     history: Annotated[
         str | None,
         typer.Option(metavar="ID,ID,...", help="History to use instead of a user, oldest first."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
+    k: Annotated[
+        int, typer.Option("-k", metavar="N", min=1, help="Number of recommendations.")
+    ] = 10,
     budget: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=0,
             help="Candidates that the model ranks; default: retrieve.budget, else of fit-lists.",
         ),
@@ -48,6 +53,8 @@ def command(
     if (user is None) == (history is None):
         given = "neither is" if user is None else "both are"
         raise UsageError(f"Give exactly one of --user and --history; {given} given.")
+    if strict and user is None:
+        raise UsageError("--strict checks a user, but --history is given. Leave --strict out.")
     items = _split(history or "")
     if user is None and not items:
         raise UsageError("--history contains no item. Give at least one id, or use --user.")

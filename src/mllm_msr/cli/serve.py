@@ -19,7 +19,8 @@ def command(
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen on; all but loopback addresses require MLLM_MSR_API_KEYS."
+            metavar="ADDRESS",
+            help="Address to listen on; all but loopback addresses require MLLM_MSR_API_KEYS.",
         ),
     ] = "127.0.0.1",
     port: PortOption = 8000,

@@ -40,15 +40,21 @@ def command(
         ),
     ],
     trials: Annotated[
-        int, typer.Option(min=1, help="Trials per model, including trials of earlier searches.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Trials per model, including trials of earlier searches."
+        ),
     ],
     settings: Overrides = None,
     run: RunOption = Path("runs/run"),
-    metric: Annotated[str, typer.Option(help="Metric to maximize on validation users.")] = "ndcg@5",
+    metric: Annotated[
+        str, typer.Option(metavar="METRIC", help="Metric to maximize on validation users.")
+    ] = "ndcg@5",
     fold: Annotated[
-        int | None, typer.Option(min=0, help="Fold to search in; default: the first one.")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Fold to search in; default: the first one."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the search.")] = 0,
     preset: PresetOption = None,
     config: ConfigOption = None,
     force: ForceOption = False,
