@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from mllm_msr.cli._output import print_fitted
-from mllm_msr.cli._results import display_path, result_tables
+from mllm_msr.cli._results import display_path, emit_results, result_tables
 from mllm_msr.evaluation.metrics import summary_names
 from mllm_msr.evaluation.report import next_steps
+from mllm_msr.pipeline.pipeline import Pipeline
 
 
 def cells(value: float) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_models_are_sorted_and_the_best_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(capsys, {"chance": {"uniform": dict.fromkeys(summary_names(), 0.5)}})
-    start = lines.index("Uniform negatives, 40 users")
+    start = lines.index("Uniform negatives, 40 users (* best of its column)")
     assert lines[start + 1].split() == [
         "model",
         "AUC",
@@ -95,6 +96,12 @@ def test_a_run_ends_with_the_report_and_the_next_command(invoke, finished: Path)
         f"Report  {finished / 'report.html'}",
         f"Next    mllm-msr serve --run {finished}",
     ]
+
+
+def test_serving_is_not_suggested_by_a_command_that_serves(finished: Path, capsys) -> None:
+    with Pipeline.open(finished) as pipeline:
+        emit_results(pipeline, as_json=False, is_served=True)
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report  {finished / 'report.html'}"
 
 
 def test_advice_is_printed_before_the_report(

@@ -21,15 +21,21 @@ _BEST_MARK: Final = "*"
 _MIN_PAIRS: Final = 3
 
 
-def emit_results(pipeline: Pipeline, *, as_json: bool) -> None:
-    """Print the results of an evaluated run as JSON or as tables."""
+def emit_results(pipeline: Pipeline, *, as_json: bool, is_served: bool = False) -> None:
+    """Print the results of an evaluated run as JSON or as tables.
+
+    Args:
+        pipeline: The run.
+        as_json: Whether to print JSON.
+        is_served: Whether the command serves the run next, so that it need not be suggested.
+    """
     if as_json:
         emit(pipeline.result(), as_json=True)
     else:
-        emit({}, as_json=False, plain=run_results(pipeline))
+        emit({}, as_json=False, plain=run_results(pipeline, is_served=is_served))
 
 
-def run_results(pipeline: Pipeline) -> RenderableType:
+def run_results(pipeline: Pipeline, *, is_served: bool = False) -> RenderableType:
     """Return the results of an evaluated run: tables, verdicts, notes, report and next step."""
     from rich.console import Group
     from rich.text import Text
@@ -43,7 +49,8 @@ def run_results(pipeline: Pipeline) -> RenderableType:
         lines.append(f"Report  {display_path(result['report'])}")
     folder = display_path(result["run"])
     step = "report" if result["report"] is None else "serve"
-    lines.append(f"Next    {shlex.join(['mllm-msr', step, '--run', folder])}")
+    if not is_served:
+        lines.append(f"Next    {shlex.join(['mllm-msr', step, '--run', folder])}")
     advice = [Text(f"Advice  {step}") for step in _advice(pipeline, result["metrics"], details)]
     return Group(*result_tables(result["metrics"], details), *advice, unbroken(lines))
 
@@ -92,21 +99,25 @@ def result_tables(
     from mllm_msr.pipeline.recommenders import label_of
 
     min_pairs = _MIN_PAIRS if main is None else 1
-    planned = main is not None or MAIN in metrics
+    is_planned = main is not None or MAIN in metrics  # so that its comparisons are a family
     main = tables.main_model(metrics) if main is None else main
     results = tables.result_tables(metrics, chance=details.get("chance", {}), main=main)
     verdicts = tables.verdicts(details.get("comparisons", ()), main=main)
     labels = {model: label_of(model) for model in metrics}
     tiles = {tile.title: tile for tile in build_tiles(results, verdicts, labels=labels)}
     for result in results:
-        yield Text(f"{result.title}, {result.n_users:,} users", style="bold")
+        has_best = any(cell.best for row in result.rows for cell in row.cells)
+        best = f" ({_BEST_MARK} best of its column)" if has_best else ""
+        yield Text(f"{result.title}, {result.n_users:,} users{best}", style="bold")
         yield _format_table(result, labels)
         sentences = tiles[result.title].sentences if result.title in tiles else ()
         unranked = [labels[name] for name in metrics if name not in {*_ranked(result), main}]
         rest = [f"Not ranked: {', '.join(unranked)}."] if unranked else []
         yield Text(" ".join([*sentences, *rest]) + "\n")
     if len({verdict.other for verdict in verdicts}) >= min_pairs:
-        yield _format_pairs(verdicts, labels, main, planned=planned)
+        yield _format_pairs(verdicts, labels, main)
+        if is_planned:
+            yield Text("p: corrected for the comparisons of this table under the same negatives.")
 
 
 def _ranked(result: ResultTable) -> set[str]:
@@ -137,16 +148,13 @@ def _format_table(result: ResultTable, labels: Mapping[str, str]) -> Table:
     return table
 
 
-def _format_pairs(
-    verdicts: Sequence[Verdict], labels: Mapping[str, str], main: str, *, planned: bool
-) -> Table:
+def _format_pairs(verdicts: Sequence[Verdict], labels: Mapping[str, str], main: str) -> Table:
     """Return the differences between the main model and all others, with corrected p-values.
 
     Args:
         verdicts: The comparisons of the main model.
         labels: Labels by model name.
         main: The main model.
-        planned: Whether it was fixed before the results, so that its comparisons are a family.
     """
     from mllm_msr.evaluation import metrics as metric_registry
     from mllm_msr.evaluation.report.tables import kind_title
@@ -165,12 +173,6 @@ def _format_pairs(
             f"{verdict.p:.4f}",
             f"{verdict.p_all:.4f}",
         )
-    table.caption = (
-        "p: corrected for the comparisons of this table under the same negatives."
-        if planned
-        else None
-    )
-    table.caption_justify = "left"
     return table
 
 

@@ -154,7 +154,7 @@ def serve(
         # Responses are sent in two parts; without this option, the second part waits up to 40 ms
         # for the client's acknowledgment. asyncio sets it only on sockets that it has opened.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        announce(f"serving {run} on http://{host}:{bound.getsockname()[1]}")
+        announce(f"serving {run} on http://{host}:{bound.getsockname()[1]} (Ctrl+C stops it)")
         announce(app.state.lists)
         guarded.server = uvicorn.Server(config)
         guarded.server.run(sockets=[bound])

@@ -166,7 +166,7 @@ def _missing_columns(raw: RawTable, missing: Sequence[Column], options: ReadOpti
         if (close := difflib.get_close_matches(column.source.lower(), by_lower_case, 1, cutoff=0.5))
     ]
     names = ", ".join(column.source for column in missing)
-    settings = " and ".join(column.setting for column in missing if column.setting)
+    settings = ", ".join(column.setting for column in missing if column.setting)
     separator = raw.description.separator
     setting = ", see data.separator" * options.has_settings
     how = f" (separator {separator!r}{setting})" if separator else ""
