@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllm_msr.data._hashing import hash_ids, mix, to_integers, to_unit_interval
+from mllm_msr.data.hashing import hash_ids, mix, to_integers, to_unit_interval
 
 
 def test_hash_values_are_fixed() -> None:

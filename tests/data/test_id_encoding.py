@@ -4,7 +4,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllm_msr.data._id_encoding import encode_ids, encode_interactions, sort_by_user
+from mllm_msr.data.id_encoding import encode_ids, encode_interactions, sort_by_user
 
 
 @given(st.lists(st.text(max_size=3), max_size=30))

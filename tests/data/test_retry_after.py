@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mllm_msr.data._retry_after import retry_after
+from mllm_msr.data.retry_after import retry_after
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from mllm_msr.data._hashing import hash_ids
+from mllm_msr.data.hashing import hash_ids
 from mllm_msr.tables import CANDIDATES, conform
 
 FULL = "full"

@@ -27,7 +27,7 @@ import polars as pl
 
 from mllm_msr import tables
 from mllm_msr.data import images
-from mllm_msr.data._retry_after import retry_after
+from mllm_msr.data.retry_after import retry_after
 from mllm_msr.errors import ImageError
 from mllm_msr.storage import atomic
 

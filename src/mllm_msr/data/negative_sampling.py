@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.data._hashing import Hashes, hash_ids, mix, to_integers, to_unit_interval
-from mllm_msr.data._id_encoding import Codes, UserSequences, encode_interactions
+from mllm_msr.data.hashing import Hashes, hash_ids, mix, to_integers, to_unit_interval
+from mllm_msr.data.id_encoding import Codes, UserSequences, encode_interactions
 from mllm_msr.data.splits import split_codes
 from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.tables import CANDIDATES, as_frame, conform, empty

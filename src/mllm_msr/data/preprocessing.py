@@ -17,8 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from mllm_msr.data._frames import collect_interactions
-from mllm_msr.data._hashing import hash_ids
-from mllm_msr.data._id_encoding import encode_ids, sort_by_user
+from mllm_msr.data.hashing import hash_ids
+from mllm_msr.data.id_encoding import encode_ids, sort_by_user
 from mllm_msr.data.text_cleaning import clean_items
 from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.tables import INTERACTIONS, ITEMS, Frame, conform

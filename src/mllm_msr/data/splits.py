@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mllm_msr.data._hashing import Hashes, hash_ids, mix, to_unit_interval
-from mllm_msr.data._id_encoding import sort_by_user
+from mllm_msr.data.hashing import Hashes, hash_ids, mix, to_unit_interval
+from mllm_msr.data.id_encoding import sort_by_user
 from mllm_msr.errors import DataError, SettingsError
 from mllm_msr.tables import INTERACTIONS, Schema, as_frame, conform
 

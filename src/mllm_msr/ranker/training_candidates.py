@@ -16,8 +16,8 @@ import polars as pl
 
 from mllm_msr.config.recommend_settings import RecommendSettings
 from mllm_msr.config.train_settings import TrainSettings
-from mllm_msr.data._hashing import hash_ids, mix, to_unit_interval
-from mllm_msr.data._id_encoding import UserSequences, encode_interactions
+from mllm_msr.data.hashing import hash_ids, mix, to_unit_interval
+from mllm_msr.data.id_encoding import UserSequences, encode_interactions
 from mllm_msr.data.negative_sampling import NegativeSampler
 from mllm_msr.tables import CANDIDATES, conform
 

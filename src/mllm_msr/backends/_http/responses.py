@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mllm_msr.data._retry_after import retry_after
+from mllm_msr.data.retry_after import retry_after
 
 _RETRYABLE: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OVERLOADED: Final = frozenset({429, 503, 529})

@@ -20,7 +20,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import polars as pl
 
-from mllm_msr.data._hashing import hash_ids
+from mllm_msr.data.hashing import hash_ids
 from mllm_msr.data.negative_sampling import Negatives, draw_candidates
 from mllm_msr.interfaces import TrainingData
 

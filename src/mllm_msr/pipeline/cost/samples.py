@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from mllm_msr.data._hashing import hash_ids
+from mllm_msr.data.hashing import hash_ids
 
 
 def sample_ids(frame: pl.DataFrame, column: str, size: int) -> pl.DataFrame:
