@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from mllm_msr.cli._options import split_names, with_executor
+from mllm_msr.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,24 @@ def test_the_help_of_demo_lists_the_values_of_its_preset(invoke) -> None:
     assert "train.rank=16 default: 8" in text
     assert "evaluate" not in text.partition("differ from the defaults")[2]
     assert "list settings GROUP --preset demo" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("demo --port 9000", "--port 9000 is given, but nothing is served. Add --serve"),
+        ("export --adapter out --public", "--public is given, but nothing is uploaded. Add --push"),
+        ("recommend --history item1 --strict", "--strict checks a user, but --history is given"),
+        ("status one --run two", "Two run folders are given, one and two"),
+        (
+            "evaluate --out file.json",
+            "--out file.json is for the metrics of score files, but there",
+        ),
+    ],
+)
+def test_options_without_an_effect_are_rejected(fail, arguments: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(problem)):
+        fail(*arguments.split())
 
 
 @pytest.mark.parametrize("command", ["run", "demo", "compare", "experiment", "recommend"])

@@ -86,14 +86,14 @@ def command(
         evaluation = evaluate_files(candidates, scores, checked, main=main)
         _emit_external(evaluation, main, out, as_json=as_json)
         return
-    _require_no_files(candidates, scores, main)
+    _require_no_files(candidates, scores, main, out)
     with open_pipeline(run, preset, config, settings, force=force) as pipeline:
         pipeline.run_stage("evaluate")
         emit_results(pipeline, as_json=as_json)
 
 
 def _require_no_files(
-    candidates: Path | None, scores: Sequence[Path] | None, main: str | None
+    candidates: Path | None, scores: Sequence[Path] | None, main: str | None, out: Path | None
 ) -> None:
     """Raise an error if some options of external scores are given, but not all that they need."""
     if candidates is not None or scores:
@@ -106,6 +106,11 @@ def _require_no_files(
         raise UsageError(
             f"--main {main} names a score file, but there is none. Give --candidates and "
             "--scores, or use `mllm-msr compare` for the models of a run."
+        )
+    if out is not None:
+        raise UsageError(
+            f"--out {out} is for the metrics of score files, but there are none. Give --candidates "
+            "and --scores. The metrics of a run are in its metrics.json, and --json prints them."
         )
 
 

@@ -15,6 +15,7 @@ from mllm_msr.cli._options import JsonOption, parse_path
 from mllm_msr.cli._output import emit, make_table, unbroken
 from mllm_msr.cli._results import display_path
 from mllm_msr.cli._stage_text import describe_entry
+from mllm_msr.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -67,6 +68,8 @@ def command(
     from mllm_msr.storage.process_lock import running_process
     from mllm_msr.storage.run_folder import RunFolder
 
+    if run is not None and option is not None:
+        raise UsageError(f"Two run folders are given, {run} and {option}. Give one.")
     folder = run or option or Path("runs/run")
     settings = load_finished_settings(folder)
     with RunFolder.open(folder, read_only=True) as opened:
