@@ -1,11 +1,14 @@
-"""Run folder made with the mock backend, and a fake backend whose failures tests control."""
+"""Run folder made with the mock backend, a fake backend, and requests to a service."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
+
+from starlette.testclient import TestClient
 
 import worlds
 from mllm_msr.config.loading import load_settings
@@ -94,3 +97,29 @@ class FakeBackend(Backend):
 
 def _text(prompt: Prompt) -> str:
     return "".join(getattr(part, "text", "") for turn in prompt.messages for part in turn.parts)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds, for at most 20 seconds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def event(event_id: str, item_id: str, user_id: str = "newcomer") -> dict[str, str]:
+    """Return an event of a request to the service."""
+    return {"event_id": event_id, "user_id": user_id, "item_id": item_id}
+
+
+def send(web: TestClient, *events: dict[str, str]) -> list[str]:
+    """Send events to the service and return their statuses."""
+    answer = web.post("/v1/events", json={"events": events})
+    assert answer.status_code == 202, answer.text
+    return [one["status"] for one in answer.json()["events"]]
+
+
+def ask(web: TestClient, **body: Any) -> dict[str, Any]:
+    """Request a list and return the response."""
+    answer = web.post("/v1/recommendations", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()

@@ -18,14 +18,9 @@ from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.scoring import CandidateScorer
 from mllm_msr.serving.state import NewEvent, ServiceState
 from mllm_msr.types import Item
+from online_worlds import until
 
 Start = Callable[[], OnlineEngine]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def test_item_added_while_events_wait_does_not_change_their_status(

@@ -17,15 +17,9 @@ from mllm_msr.serving.engine import OnlineEngine
 from mllm_msr.serving.items import ItemExistsError
 from mllm_msr.serving.list_builder import ListOptions
 from mllm_msr.types import Item, Prompt
-from online_worlds import FakeBackend
+from online_worlds import FakeBackend, until
 
 Start = Callable[[], OnlineEngine]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @pytest.mark.parametrize("same", [True, False])

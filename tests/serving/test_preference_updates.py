@@ -22,7 +22,7 @@ from mllm_msr.serving.prometheus import Metrics
 from mllm_msr.serving.request_queue import ModelQueue, QueuedBackend
 from mllm_msr.serving.state import NewEvent, ServiceState
 from mllm_msr.serving.users import User, UserStore
-from online_worlds import FakeBackend
+from online_worlds import FakeBackend, until
 
 
 class Updates:
@@ -117,12 +117,6 @@ def service(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     made.backend.gate.set()
     made.queue.close()
     state.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def test_events_during_an_update_are_processed_after_it_in_order(service: Service) -> None:

@@ -11,23 +11,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from online_worlds import ask, event, send
+
 Serve = Callable[..., TestClient]
-
-
-def event(event_id: str, item_id: str, user_id: str = "newcomer") -> dict[str, str]:
-    return {"event_id": event_id, "user_id": user_id, "item_id": item_id}
-
-
-def send(web: TestClient, *events: dict[str, str]) -> list[str]:
-    answer = web.post("/v1/events", json={"events": events})
-    assert answer.status_code == 202, answer.text
-    return [one["status"] for one in answer.json()["events"]]
-
-
-def ask(web: TestClient, **body: Any) -> dict[str, Any]:
-    answer = web.post("/v1/recommendations", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def test_unknown_items_of_a_history_are_named(serve: Serve) -> None:
