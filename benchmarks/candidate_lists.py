@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from benchmarks._measure import OURS, Implementation, run_in_turn
-from benchmarks._setup import Cost, open_setup
+from benchmarks._setup import Cost, Setup, open_setup
 from benchmarks._vllm_baseline import NAME as VLLM
 from benchmarks._vllm_baseline import start_vllm
 from mllm_msr.config.recommend_settings import PromptOrder
@@ -67,17 +67,9 @@ def run(
         engine, warm, with_states = (
             Engine(loaded, batch_size=batch_size, prefix_cache_bytes=size) for size in (0, 0, 2**30)
         )
-        orders: tuple[PromptOrder, PromptOrder] = ("item-first", "user-first")
         item_first, user_first = (
-            [
-                [one.prompt for one in setup.workload.one_list(user, candidates, order=order)]
-                for user in range(_N_USERS)
-            ]
-            for order in orders
-        )
-        counts: list[int] = []
-        loaded.model.register_forward_pre_hook(
-            lambda _, __, given: counts.append(given["input_ids"].numel()), with_kwargs=True
+            _prompts(setup, candidates, "item-first"),
+            _prompts(setup, candidates, "user-first"),
         )
         n_whole = min(whole_candidates, candidates)
         sizes = collections.defaultdict(lambda: candidates, {WHOLE: n_whole})
@@ -90,11 +82,10 @@ def run(
         }
         for score in [work["item-first, cached"], work["user-first, cached"]] * 2:
             score()  # a second user shows what prompts have in common
-        computed = {}
-        for name, score in work.items():
-            counts.clear()
-            score()
-            computed[name] = sum(counts) * candidates // sizes[name]
+        computed = {
+            name: _count_tokens(loaded.model, score) * candidates // sizes[name]
+            for name, score in work.items()
+        }
         cost = Cost.measure(setup, loaded)
         result: dict[str, Any] = {
             **setup.describe(),
@@ -117,6 +108,25 @@ def run(
             if baseline is not None:
                 result["vllm_seconds"] = baseline.seconds()
         return result
+
+
+def _prompts(setup: Setup, n_candidates: int, order: PromptOrder) -> list[list[Prompt]]:
+    """Return the prompts of the candidates of each user."""
+    return [
+        [one.prompt for one in setup.workload.one_list(user, n_candidates, order=order)]
+        for user in range(_N_USERS)
+    ]
+
+
+def _count_tokens(model: Any, score: Callable[[], int]) -> int:
+    """Return the number of tokens, including padding, that a model computes in a call."""
+    counts: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, given: counts.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    score()
+    hook.remove()
+    return sum(counts)
 
 
 def _work(
