@@ -151,16 +151,16 @@ def read_query(query: str) -> Query:
 
 
 @router.post(
-    "/v1/rerank",
-    responses=error_responses(404, 429),
-    response_model_exclude_none=True,
-)
-@router.post(
     "/v2/rerank",
     responses=error_responses(404, 429),
     response_model_exclude_none=True,
     summary="The same as /v1/rerank, at the path of version 2 of Cohere's client",
     description="See POST /v1/rerank.",
+)
+@router.post(  # applied first, so the reference lists it first
+    "/v1/rerank",
+    responses=error_responses(404, 429),
+    response_model_exclude_none=True,
 )
 async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
     """Order documents by P(yes), in the form of Cohere and Jina."""
