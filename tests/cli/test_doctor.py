@@ -28,6 +28,7 @@ def test_a_missing_optional_package_is_not_an_error(invoke, findings: list[Findi
     done = invoke("doctor")
     assert done.exit_code == 0
     assert "-> pip install 'mllm-msr[deepspeed]'" in done.stdout
+    assert done.stdout.endswith("Nothing is broken. Packages with '-' are optional.\n")
 
 
 def test_a_broken_package_sets_exit_code_1_and_prints_its_fix(
@@ -38,6 +39,7 @@ def test_a_broken_package_sets_exit_code_1_and_prints_its_fix(
     assert done.exit_code == 1
     assert "BROKEN  torchvision" in done.stdout
     assert "-> pip uninstall -y torchvision" in done.stdout
+    assert "Repair what is BROKEN, with the commands below it." in done.stdout
 
 
 def test_json_contains_every_finding(invoke, findings: list[Finding]) -> None:

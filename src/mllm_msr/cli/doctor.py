@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mllm_msr.pipeline.doctor import Finding
 
 _WIDTH: Final = 80  # characters of a line
+_WORKS: Final = "Nothing is broken."
+_BROKEN: Final = "Repair what is BROKEN, with the commands below it."
+_OPTIONAL: Final = "Packages with '-' are optional."
 _LABELS: Final = {"ok": "ok", "absent": "-", "broken": "BROKEN"}
 
 
@@ -59,6 +62,10 @@ def command(
     if as_json:
         report = {"broken": n_broken, "findings": [asdict(finding) for finding in findings]}
         emit(report, as_json=True)
+    else:
+        missing = any(finding.state == "absent" for finding in findings)
+        optional = f" {_OPTIONAL}" if missing else ""
+        typer.echo(f"{_BROKEN if n_broken else _WORKS}{optional}")
     if n_broken:
         raise typer.Exit(1)
 
