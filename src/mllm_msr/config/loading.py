@@ -33,7 +33,7 @@ from mllm_msr.config.problems import describe_errors, displayed
 from mllm_msr.config.reference import reference
 from mllm_msr.config.settings import ModelSettings, Settings
 from mllm_msr.config.unused import unused_settings
-from mllm_msr.config.yaml_source import parse_yaml
+from mllm_msr.config.yaml_source import parse_yaml, yaml_names
 from mllm_msr.errors import SettingsError, UnknownNameError
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,7 @@ Section = TypeVar("Section", bound=BaseModel)
 
 def preset_names() -> list[str]:
     """Return the names of all presets, in alphabetical order."""
-    folder = files("mllm_msr.config") / "presets"
-    names = (path.name for path in folder.iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    return yaml_names(files("mllm_msr.config") / "presets")
 
 
 def describe_preset(name: str) -> str:

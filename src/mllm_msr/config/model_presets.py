@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from mllm_msr import registry
-from mllm_msr.config.yaml_source import parse_yaml
+from mllm_msr.config.yaml_source import parse_yaml, yaml_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,7 @@ class ModelFacts:
 
 def model_preset_names() -> list[str]:
     """Return the names of all model presets, in alphabetical order."""
-    folder = files("mllm_msr.config") / "presets" / "models"
-    names = (path.name for path in folder.iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    return yaml_names(files("mllm_msr.config") / "presets" / "models")
 
 
 def read_model_preset(name: str) -> dict[str, Any]:

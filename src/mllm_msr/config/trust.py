@@ -21,6 +21,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mllm_msr import registry
+from mllm_msr.config.nested import lookup
 from mllm_msr.config.settings import ImagesSettings, Settings
 from mllm_msr.errors import RunFolderError, UsageError
 from mllm_msr.storage import atomic, verification
@@ -49,7 +50,7 @@ def require_trusted(
     values = {
         key: value
         for key, value in _sensitive(settings, environment).items()
-        if _get(given, key) != value and known.get(key) != _hash(value)
+        if lookup(given, key) != value and known.get(key) != _hash(value)
     }
     if not values:
         return
@@ -140,13 +141,6 @@ def _endpoint(
     sends_key = environment is None or bool(variable and environment.get(variable))
     is_local = urlsplit(str(url)).hostname in _LOOPBACK
     return found if sends_key or not is_local else {}
-
-
-def _get(settings: Mapping[str, Any], key: str) -> Any:
-    value: Any = settings
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _shown(value: Any) -> str:

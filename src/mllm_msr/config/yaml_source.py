@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.resources.abc import Traversable
 from typing import Any, Final
 
 import yaml
@@ -48,3 +49,9 @@ def parse_yaml(text: str) -> Any:
         return [copied(each, depth + 1) for each in value] if isinstance(value, list) else value
 
     return copied(content, 0)
+
+
+def yaml_names(folder: Traversable) -> list[str]:
+    """Return the names of the YAML files in a folder without their ending, sorted."""
+    names = (path.name for path in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
