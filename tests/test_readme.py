@@ -190,7 +190,8 @@ def test_commands_in_sentences_exist(page: Path) -> None:
         assert name in known, f"mllm-msr {text}"
         unknown = {word for word in words if re.match(r"--?[a-z]", word)} - known[name]
         assert unknown <= {"--help"}, f"mllm-msr {text}"
-        load_settings("default", [word for word in words if "=" in word], environment={})
+        preset = words[words.index("--preset") + 1] if "--preset" in words else "default"
+        load_settings(preset, [word for word in words if "=" in word], environment={})
 
 
 def test_the_layers_in_the_guide_are_those_of_the_contract() -> None:
