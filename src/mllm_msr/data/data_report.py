@@ -11,13 +11,13 @@ from mllm_msr.errors import DataError
 from mllm_msr.types import SourceFile, SourceImages
 
 
-def counted(n: int, noun: str) -> str:
-    """Return a number with its noun in the singular or plural.
+def counted(n: int, name: str) -> str:
+    """Return a number of things with their name in the singular or plural.
 
     >>> counted(1, "item"), counted(1200, "item")
     ('1 item', '1,200 items')
     """
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    return f"{n:,} {name}{'' if n == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
