@@ -13,6 +13,7 @@ from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.errors import StaleStageError
 from mllm_msr.pipeline.compare import compare
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.pipeline.stage_settings import skipped_stages
 
 OPTIONS = [
     "train.enabled=true",
@@ -89,6 +90,34 @@ def test_a_stage_that_is_redone_may_change_those_after_it(tmp_path: Path) -> Non
         pipeline.run_stage("summarize")
         pipeline.run_stage("infer")
     assert load_finished_settings(tmp_path / "run").infer.words == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "skipped"),
+    [
+        ("serve.max_queue=7", ["prepare", "summarize", "infer", "train", "score", "evaluate"]),
+        ("summarize.words=9", ["prepare"]),
+        ("infer.model.fingerprint=other", ["prepare", "summarize"]),
+        ("train.rank=99", ["prepare", "summarize", "infer"]),
+        ("model.fingerprint=other", ["prepare"]),
+    ],
+)
+def test_stages_with_other_settings_and_those_after_them_are_not_skipped(
+    change: str, skipped: list[str], finished: Path
+) -> None:
+    with Pipeline.open(finished, [change]) as pipeline:
+        names = skipped_stages(pipeline.context, pipeline.settings)
+    assert list(dict.fromkeys(name.partition("/")[0] for name in names)) in (
+        skipped,
+        [*skipped, "report"],
+    )
+
+
+def test_another_baseline_leaves_the_scores_of_others(finished: Path) -> None:
+    with Pipeline.open(finished, ["baselines.sasrec.epochs=2"]) as pipeline:
+        names = skipped_stages(pipeline.context, pipeline.settings)
+    assert "score/popularity" in names
+    assert not {"score/sasrec", "evaluate", "report"} & {*names}
 
 
 TEXT_ONLY = ["summarize.modalities=[text]", "recommend.use_images=false"]

@@ -141,6 +141,14 @@ def test_settings_of_finished_stages_are_not_ignored(run: Path, change: str, sta
         load_run(run, overrides=[change])
 
 
+def test_groups_that_are_not_read_are_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_run(run, overrides=["retrieve.budget=3", "executor.name=ray", "evaluate.ks=[3]"])
+    assert [message for message in caplog.messages if "no effect" in message] == [
+        f"Settings of the group {group} have no effect on recommendations."
+        for group in ("evaluate", "executor")
+    ]
+
+
 def test_members_of_an_ensemble_have_the_settings_of_their_sections(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

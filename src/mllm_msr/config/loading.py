@@ -37,7 +37,6 @@ from mllm_msr.config.yaml_source import parse_yaml, yaml_names
 from mllm_msr.errors import SettingsError, UnknownNameError
 
 logger = logging.getLogger(__name__)
-
 ENVIRONMENT_PREFIX: Final = "MLLM_MSR__"
 
 # Sections with arguments of a plugin: kind, setting with its name, and section.
@@ -109,9 +108,7 @@ def load_settings(
     merged, problems = merge_sources(preset, overrides, file=file, environment=environment)
     _apply(_as_source(sections), merged, problems)
     settings = _validate(merged, problems)
-    given: dict[str, Any] = {}
-    for source in (_variables(environment), overrides, sections):
-        _as_source(source)(given)
+    given = given_settings(_variables(environment), overrides, sections)
     for sentence in unused_settings(settings, given):
         logger.warning("%s", sentence)
     return settings
@@ -241,6 +238,14 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
         return content
     problems.append(f"The settings file {path} does not contain a mapping of settings.")
     return {}
+
+
+def given_settings(*sources: Overrides) -> dict[str, Any]:
+    """Return the nested settings that sources contain; later ones take precedence."""
+    given: dict[str, Any] = {}
+    for source in sources:
+        _as_source(source)(given)
+    return given
 
 
 def _variables(environment: Mapping[str, str] | None) -> list[str]:

@@ -217,6 +217,33 @@ def require_kept_settings(
             _require_equal(name, entry, old, new, model=model)
 
 
+def skipped_stages(context: RunContext, settings: Settings) -> list[str]:
+    """Return the finished stages that a run with these settings would not run again.
+
+    These are neither the stages that were finished with other settings, nor those after them.
+    """
+    stages, saved = context.run.stages, _saved_settings(context)
+    if saved is None or saved.model_dump() == settings.model_dump():
+        return [*stages]
+    order, skipped = [*_SETTINGS], list[str]()
+    last = len(order)  # index of the last stage that may be skipped, in part
+    for name, entry in stages.items():
+        kind, _, part = name.partition("/")
+        if kind not in order or order.index(kind) > last:
+            continue
+        before, now = (_own_model(each, kind) or each.model for each in (saved, settings))
+        is_same = entry["model"] is None or before == now
+        # The scores may be of a plugin that is not installed here.
+        with contextlib.suppress(UnknownNameError, MissingExtraError):
+            old, new = (_values(context, each, kind, part, entry) for each in (saved, settings))
+            is_same = is_same and old == new
+        if is_same:
+            skipped.append(name)
+        else:
+            last = order.index(kind)
+    return skipped
+
+
 def _saved_settings(context: RunContext) -> Settings | None:
     """Return the saved settings of a run; None if there are none, or of another version."""
     path = context.run.folder / layout.CONFIG

@@ -7,16 +7,18 @@ the collaborative candidate generators are cached in the run folder for the next
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
 from mllm_msr import __version__, registry, tables
 from mllm_msr.baselines import _factory
 from mllm_msr.config.generators import candidate_generators
-from mllm_msr.config.loading import Overrides
+from mllm_msr.config.loading import Overrides, given_settings
 from mllm_msr.config.run_settings import load_finished_settings
 from mllm_msr.config.settings import BaselinesSettings, Settings
 from mllm_msr.data.splits import visible_interactions
@@ -45,6 +47,11 @@ from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.storage import layout, manifest
 from mllm_msr.storage.artifact_cache import ArtifactCache, digest
 from mllm_msr.storage.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+# Groups of settings that only stages and estimates read.
+_NOT_READ: Final = frozenset({"evaluate", "executor", "plan", "report"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,8 @@ def load_run(
     settings = load_finished_settings(path, overrides)
     run = RunFolder.open(path, read_only=True)
     require_finished_settings(RunContext(run), settings)
+    for group in sorted(_NOT_READ.intersection(given_settings(overrides))):
+        logger.warning("Settings of the group %s have no effect on recommendations.", group)
     fold = RunTables(run).folds()[0] if fold is None else fold
     plan = choose_plan(run, settings, fold)
     return load_parts(run, settings, plan, fold=fold, hide_targets=hide_targets)

@@ -77,6 +77,16 @@ def test_finished_stages_cost_nothing_and_give_lengths(data: Path, tmp_path: Pat
     assert report.tokens == score.prompt_tokens + score.output_tokens
 
 
+def test_stages_that_were_finished_with_other_settings_cost_again(
+    data: Path, tmp_path: Path
+) -> None:
+    before = plan(data, tmp_path / "run", "plan.sample=30", finished=("summarize", "infer"))
+    with Pipeline.open(tmp_path / "run", ["infer.words=9"]) as pipeline:
+        report = estimate.plan(pipeline.context, pipeline.settings, lists=LISTS)
+    assert [stage.done for stage in report.stages] == [True, False, False]
+    assert report.tokens > before.tokens
+
+
 def test_training_is_counted_by_epochs_and_has_no_price(data: Path, tmp_path: Path) -> None:
     options = ("train.enabled=true", "plan.sample=20", "plan.prompt_rate=100")
     one = plan(data, tmp_path / "a", *options, "train.epochs=1", "data.run_folds=[0]")

@@ -40,6 +40,7 @@ from mllm_msr.pipeline.cost.samples import sample_ids
 from mllm_msr.pipeline.cost.throughput import Rates, Throughput
 from mllm_msr.pipeline.cost.token_counter import Call, CountingBackend, TokenCounter, token_counter
 from mllm_msr.pipeline.run_tables import RunTables
+from mllm_msr.pipeline.stage_settings import skipped_stages
 from mllm_msr.pipeline.stages.summarize import items_to_summarize
 from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
@@ -77,6 +78,7 @@ class _CostEstimator:
         self._run = context.run
         self._settings = settings
         self._lists = lists
+        self._finished = skipped_stages(context, settings)
         self._tables = RunTables(context.run)
         self._item_type = self._tables.item_type(settings)
         self._catalog = self._tables.items()
@@ -333,7 +335,7 @@ class _CostEstimator:
             seconds=self._rates.seconds(n_prompt, n_output),
             price=0.0 if backend_class(used).is_local else price,
             disk_bytes=round(scale * n_bytes),
-            done=stage in self._run.stages,
+            done=stage in self._finished,
         )
 
     def _summarize_items(self, items: pl.DataFrame, backend: Backend) -> pl.DataFrame:
