@@ -37,7 +37,7 @@ _BASELINE_INPUTS: Final = (layout.INTERACTIONS, layout.ITEMS, layout.SPLITS, lay
 
 
 @dataclass(frozen=True, slots=True)
-class Conditions:
+class ScoreConditions:
     """Conditions that the scores of a recommender depend on, for the manifest.
 
     Attributes:
@@ -122,11 +122,13 @@ class Recommenders:
             return True
         return any(self.requires_llm(member) for member in self._members(name))
 
-    def conditions(self, name: str) -> Conditions:
+    def conditions(self, name: str) -> ScoreConditions:
         """Return the conditions that the scores of a recommender depend on."""
         if name in VARIANTS:
             return self._mllm_conditions(name)
-        found = Conditions(self.settings_of(name), self.baseline_inputs(name, self.tables.folds()))
+        found = ScoreConditions(
+            self.settings_of(name), self.baseline_inputs(name, self.tables.folds())
+        )
         for own in map(self.conditions, self.members(name)):
             found = replace(
                 found,
@@ -359,7 +361,7 @@ class Recommenders:
         # A run with one fold trains in the run folder itself, so that its adapter is `adapter/`.
         return "" if len(self.tables.folds()) == 1 else f"{layout.FOLDS}/{fold}/"
 
-    def _mllm_conditions(self, name: str) -> Conditions:
+    def _mllm_conditions(self, name: str) -> ScoreConditions:
         settings = self._settings
         folds = self.tables.folds() if VARIANTS[name].fine_tuned else []
         model = settings.score.model or aligned(settings, self._run)
@@ -367,7 +369,7 @@ class Recommenders:
             fingerprint = backend.fingerprint
         inputs = (*mllm_inputs(settings), *map(self.weights, folds))
         template = template_name(settings.recommend)
-        return Conditions(self.settings_of(name), inputs, (template,), fingerprint)
+        return ScoreConditions(self.settings_of(name), inputs, (template,), fingerprint)
 
     def _ensemble(
         self, name: str, members: Sequence[str], fold: int, data: TrainingData
