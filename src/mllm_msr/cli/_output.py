@@ -92,8 +92,17 @@ def make_table(*columns: str, left: Collection[int] = (0,), wrap: Collection[int
 
 
 def data_text(pipeline: Pipeline) -> str:
-    """Return what the stage `prepare` understood of the dataset, as text."""
+    """Return what the stage `prepare` understood of the dataset, as text.
+
+    Warnings that this command has already shown are left out.
+    """
+    from mllm_msr.cli._logging import is_quiet
     from mllm_msr.data.source_text import format_report
+    from mllm_msr.storage.layout import DATA_REPORT
 
     report = pipeline.tables.data_report()
-    return "This run has no report about its data." if report is None else format_report(report)
+    if report is None:
+        return "This run has no report about its data."
+    if DATA_REPORT in pipeline.run.announced and not is_quiet():
+        report = {**report, "warnings": []}
+    return format_report(report)

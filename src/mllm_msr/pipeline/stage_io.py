@@ -81,6 +81,7 @@ def prepare(context: RunContext, settings: Settings) -> None:
         stage.write_text(layout.DATASET, json.dumps(source, indent=2))
         stage.write_text(layout.DATA_REPORT, json.dumps(prepared.report.to_dict(), indent=2))
         stage.count(**prepared.counts)
+        context.announces(layout.DATA_REPORT)  # its warnings
 
 
 def summarize(context: RunContext, settings: Settings) -> None:
