@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from mllm_msr.pipeline.pipeline import Pipeline
-
 
 def emit(values: Mapping[str, Any], *, as_json: bool, plain: RenderableType | None = None) -> None:
     """Print values as JSON, as the text `plain`, or, without either, as lines `key: value`.
@@ -89,20 +87,3 @@ def make_table(*columns: str, left: Collection[int] = (0,), wrap: Collection[int
             overflow="fold",
         )
     return table
-
-
-def data_text(pipeline: Pipeline) -> str:
-    """Return what the stage `prepare` understood of the dataset, as text.
-
-    Warnings that this command has already shown are left out.
-    """
-    from mllm_msr.cli._logging import is_quiet
-    from mllm_msr.data.source_text import format_report
-    from mllm_msr.storage.layout import DATA_REPORT
-
-    report = pipeline.tables.data_report()
-    if report is None:
-        return "This run has no report about its data."
-    if DATA_REPORT in pipeline.run.announced and not is_quiet():
-        report = {**report, "warnings": []}
-    return format_report(report)

@@ -1,4 +1,4 @@
-"""Sentences about what a stage did, from the counts in the manifest."""
+"""Sentences about what a stage did, from the counts in the manifest, and what `prepare` read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from mllm_msr.cli._logging import is_quiet
 from mllm_msr.cli._output import unbroken
 from mllm_msr.cli._results import display_path
 
@@ -156,3 +157,19 @@ def _calls(counts: Counts) -> Iterator[str]:
 
 def _n(counts: Counts, name: str) -> str:
     return f"{int(counts.get(name, 0)):,}"
+
+
+def data_text(pipeline: Pipeline) -> str:
+    """Return what the stage `prepare` understood of the dataset, as text.
+
+    Warnings that this command has already shown are left out.
+    """
+    from mllm_msr.data.source_text import format_report
+    from mllm_msr.storage.layout import DATA_REPORT
+
+    report = pipeline.tables.data_report()
+    if report is None:
+        return "This run has no report about its data."
+    if DATA_REPORT in pipeline.run.announced and not is_quiet():
+        report = {**report, "warnings": []}
+    return format_report(report)

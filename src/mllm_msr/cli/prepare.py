@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mllm_msr.cli._output import data_text
 from mllm_msr.cli._stage import add_stage_command
+from mllm_msr.cli._stage_text import data_text
 
 add_stage_command(
     "prepare",

@@ -20,8 +20,8 @@ from mllm_msr.cli._options import (
     settings_help,
     with_executor,
 )
-from mllm_msr.cli._output import data_text
 from mllm_msr.cli._results import emit_results
+from mllm_msr.cli._stage_text import data_text
 
 
 @register("run", "Run every stage, from raw data to the report", cls=settings_help())
