@@ -114,3 +114,8 @@ def test_a_resumed_task_begins_with_the_steps_that_are_done(tmp_path: Path) -> N
     with RunFolder.open(tmp_path) as run, RunContext(run, progress).resumed("train", 5, 2) as step:
         step(1)
     assert shown == [("train", 5), 2, 1]
+    with (
+        RunFolder.open(tmp_path) as run,
+        RunContext(run, progress).resumed("train", 3, 0, "validation"),
+    ):
+        assert shown[3:] == [("train validation", 3), 0]

@@ -116,9 +116,11 @@ class RunContext:
         logger.info("%s%s done in %s", self.label, name, seconds)
 
     @contextlib.contextmanager
-    def resumed(self, name: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    def resumed(
+        self, name: str, total: int, done: int, part: str = ""
+    ) -> Iterator[Callable[[int], None]]:
         """Show a task of which an earlier process has finished some steps."""
-        with self.progress(name, total) as advance:
+        with self.progress(f"{name} {part}".rstrip(), total) as advance:
             advance(done)
             yield advance
 

@@ -36,7 +36,7 @@ class Run:
             take_gradient_norm=lambda: 0.0,
             learning_rate=0.1,
             model=torch.nn.Linear(1, 1, bias=False),
-            validation_scores=lambda batch_size: [float(batch_size)],
+            validation_scores=lambda batch_size, show: [float(batch_size)],
             trainable_weights=lambda: trainable_tensors(self.module.model),
             state_tensors=lambda: {"model.weight": self.module.model.weight},
         )

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,27 @@ def test_training_improves_and_writes_a_summary(uninterrupted: Path) -> None:
     assert len(losses) == 12
     assert losses[-1] < losses[0]
     assert not [p for p in uninterrupted.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
+
+
+def test_steps_and_validations_are_shown(
+    tiny_checkpoint: Checkpoint, make_examples: Any, tmp_path: Path
+) -> None:
+    shown: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def show(n_steps: int, n_done: int, part: str = "") -> Iterator[Callable[[int], None]]:
+        shown.append((part, n_steps, n_done))
+        yield lambda n: shown.append((part, n))
+
+    run(
+        tiny_checkpoint,
+        make_examples,
+        tmp_path,
+        settings=changed(SETTINGS, epochs=1, validate_every=6),
+        show=show,
+    )
+    batches = [("validation", 1)] * 4  # 16 examples, 4 per batch
+    assert shown == [("", 6, 0), *[("", 1)] * 6, ("validation", 4, 0), *batches]
 
 
 def test_killed_run_resumes_to_the_same_result(

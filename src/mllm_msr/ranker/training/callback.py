@@ -16,6 +16,7 @@ from typing import Any
 import lightning
 
 from mllm_msr.ranker.training.checkpoint import LOG_FILE, Progress, save_state
+from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.ranker.training.module import FineTuningModule, MicroBatch
 from mllm_msr.ranker.training.validation import ScoreMetric
 from mllm_msr.storage.atomic import create_private_file, wrap_os_errors
@@ -36,6 +37,7 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
         early_stopping_patience: Validations without improvement before training stops.
         batch_size: Examples per validation batch.
         advance: Called with 1 after each optimizer step.
+        show: Shows the progress of validations.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
         early_stopping_patience: int,
         batch_size: int,
         advance: Callable[[int], None],
+        show: TrainingProgress = hide_progress,
     ) -> None:
         self._folder = folder
         self._progress = progress
@@ -60,6 +63,7 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
         self._early_stopping_patience = early_stopping_patience
         self._batch_size = batch_size
         self._advance = advance
+        self._show = show
         self._last_time = time.monotonic()
 
     def on_train_start(self, trainer: Any, pl_module: FineTuningModule) -> None:
@@ -101,7 +105,7 @@ class TrainingCallback(lightning.Callback):  # type: ignore[misc]
         self._log_step(trainer, pl_module)
         self._advance(1)
         if self._metric is not None and (is_last or step % self._validate_every == 0):
-            scores = pl_module.validation_scores(batch_size=self._batch_size)
+            scores = pl_module.validation_scores(batch_size=self._batch_size, show=self._show)
             value = self._metric(scores)
             self._log(trainer, {"step": step, "validation_auc": value})
             progress.record_validation(

@@ -6,15 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
-# Shows progress. Called with the number of steps and the number already done, it returns a context
-# manager whose value is called with 1 after each further step.
-TrainingProgress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
+
+class TrainingProgress(Protocol):
+    """Display of the progress of a training, or of a named part of it such as a validation."""
+
+    def __call__(
+        self, n_steps: int, n_done: int, part: str = ""
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Return a context manager whose value is called with 1 after each further step.
+
+        Args:
+            n_steps: Number of steps.
+            n_done: Number of steps that an earlier process has done.
+            part: Name of the part; empty for the training itself.
+        """
 
 
 @contextmanager
-def hide_progress(n_steps: int, n_done: int) -> Iterator[Callable[[int], None]]:
+def hide_progress(n_steps: int, n_done: int, part: str = "") -> Iterator[Callable[[int], None]]:
     """Show nothing: the default `TrainingProgress`."""
-    del n_steps, n_done
+    del n_steps, n_done, part
     yield lambda _: None
 
 

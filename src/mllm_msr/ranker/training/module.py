@@ -26,6 +26,7 @@ from mllm_msr.models.vision_cache import VisionCache
 from mllm_msr.ranker.distributed.base import DistributedStrategy
 from mllm_msr.ranker.training.checkpoint import TrainingState
 from mllm_msr.ranker.training.collator import Collator
+from mllm_msr.ranker.training.display import TrainingProgress, hide_progress
 from mllm_msr.ranker.training.lora import image_token_ids
 from mllm_msr.ranker.training.loss import choice_logits, example_losses, list_losses
 from mllm_msr.ranker.training.prefix_sharing import (
@@ -327,7 +328,9 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         return {**inputs, **self._vision.inputs([collator.rendered(index) for index in shown])}
 
     @torch.no_grad()
-    def validation_scores(self, *, batch_size: int) -> list[float]:
+    def validation_scores(
+        self, *, batch_size: int, show: TrainingProgress = hide_progress
+    ) -> list[float]:
         """Return P(yes) of every validation example in order, the same list on every rank."""
         collator = self._validation
         if collator is None:
@@ -337,21 +340,24 @@ class FineTuningModule(lightning.LightningModule):  # type: ignore[misc]
         scores = torch.zeros(len(order), dtype=torch.float64, device=self.device)
         self.model.eval()
         n_ranks = self.trainer.world_size
-        for number in range(self.global_rank, len(batches) + self.global_rank, n_ranks):
-            # With sharded weights, a rank without batches must still take part in forward passes.
-            indices = batches[min(number, len(batches) - 1)]
-            inputs = collator.scoring_batch(indices, pixels=self._vision is None)
-            moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            prefixes = self._shared_prefixes(collator, indices)
-            with self.trainer.precision_plugin.forward_context():
-                logits = choice_logits(
-                    self.model,
-                    self._with_images(moved, collator, indices, prefixes),
-                    collator.choice_ids,
-                    prefixes,
-                ).double()
-            if number < len(batches):
-                scores[indices] = torch.sigmoid(logits[:, 0] - logits[:, 1])
+        numbers = range(self.global_rank, len(batches) + self.global_rank, n_ranks)
+        with show(len(numbers), 0, "validation") as advance:
+            for number in numbers:
+                # With sharded weights, a rank without batches still takes part in forward passes.
+                indices = batches[min(number, len(batches) - 1)]
+                inputs = collator.scoring_batch(indices, pixels=self._vision is None)
+                moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+                prefixes = self._shared_prefixes(collator, indices)
+                with self.trainer.precision_plugin.forward_context():
+                    logits = choice_logits(
+                        self.model,
+                        self._with_images(moved, collator, indices, prefixes),
+                        collator.choice_ids,
+                        prefixes,
+                    ).double()
+                if number < len(batches):
+                    scores[indices] = torch.sigmoid(logits[:, 0] - logits[:, 1])
+                advance(1)
         self.model.train()
         total: Tensor = self.trainer.strategy.reduce(scores, reduce_op="sum")
         return [float(score) for score in total.cpu()]

@@ -301,6 +301,7 @@ def _fit(
             early_stopping_patience=settings.early_stopping_patience,
             batch_size=settings.batch_size * max(map(len, lists or [[0]])),
             advance=advance,
+            show=show,
         )
         trainer.callbacks.append(callback)
         trainer.fit(module)
