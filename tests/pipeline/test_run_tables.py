@@ -9,7 +9,7 @@ import pytest
 
 import mock_runs
 from mllm_msr.config.settings import PromptsSettings, Settings
-from mllm_msr.errors import RunFolderError
+from mllm_msr.errors import RunFolderError, UsageError
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.pipeline.run_tables import RunTables, without_last
 from mllm_msr.storage.run_folder import RunFolder
@@ -28,6 +28,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tables(folder: Path) -> RunTables:
     return RunTables(RunFolder.open(folder, read_only=True))
+
+
+def test_a_fold_that_the_run_does_not_have_is_an_error(tables: RunTables) -> None:
+    assert tables.folds() == [0, 1]
+    assert (tables.fold(None), tables.fold(1)) == (0, 1)
+    with pytest.raises(UsageError, match=r"The run has no fold 9\. Use one of 0, 1\."):
+        tables.fold(9)
 
 
 def test_training_data_hides_the_targets_of_test_users(tables: RunTables, folder: Path) -> None:

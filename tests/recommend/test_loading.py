@@ -20,6 +20,7 @@ from mllm_msr.errors import (
     RunFolderError,
     SettingsError,
     StaleStageError,
+    UsageError,
 )
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.models.encoders import lsa
@@ -125,6 +126,8 @@ def test_missing_stages_and_invalid_settings_are_named(run: Path, tmp_path: Path
         load_run(run, overrides=["preset=demo"])
     with pytest.raises(SettingsError, match=r"retrieve\.budget"):
         load_run(run, overrides=["retrieve.budget=-1"])
+    with pytest.raises(UsageError, match="The run has no fold 9"):
+        load_run(run, fold=9, hide_targets=True)  # it would hide nothing
 
 
 @pytest.mark.parametrize(

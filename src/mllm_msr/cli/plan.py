@@ -69,7 +69,7 @@ def _list_calls(pipeline: Pipeline) -> ListCalls:
     if settings.retrieve.order == "fitted":
         # A run is also planned before there are weights that belong to it.
         settings = pipeline.with_settings({"retrieve.order": "auto"}).settings
-    chosen = choose_plan(pipeline.run, settings, pipeline.tables.folds()[0])
+    chosen = choose_plan(pipeline.run, settings, pipeline.tables.fold(None))
     return ListCalls(chosen.budget, str(chosen))
 
 

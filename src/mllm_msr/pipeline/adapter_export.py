@@ -84,7 +84,7 @@ def export_adapter(run: Path, folder: Path, *, fold: int | None = None) -> Adapt
         fold: Fold of the adapter; None for the first one.
 
     Raises:
-        UsageError: The run has no adapter, or the folder is not empty.
+        UsageError: The run has no adapter or not the fold, or the folder is not empty.
         RunFolderError: The stage `train` is not finished.
         DamagedFileError: The adapter is not what the training has written.
     """
@@ -99,7 +99,7 @@ def export_adapter(run: Path, folder: Path, *, fold: int | None = None) -> Adapt
         raise UsageError(f"The folder {folder} is not empty. Choose a new one.")
     opened = RunFolder.open(run, read_only=True)
     recommenders = Recommenders(RunContext(opened), settings)
-    fold = recommenders.tables.folds()[0] if fold is None else fold
+    fold = recommenders.tables.fold(fold)
     weights = opened.verified(recommenders.weights(fold))
     base_model = _hub_id(settings) or str(opened.stages[f"train/{fold}"]["model"])
     shutil.copytree(weights, folder, dirs_exist_ok=True)

@@ -10,7 +10,7 @@ import polars as pl
 from mllm_msr.config.settings import Settings
 from mllm_msr.data.image_store import resolve_images
 from mllm_msr.data.splits import visible_interactions
-from mllm_msr.errors import RunFolderError
+from mllm_msr.errors import RunFolderError, UsageError
 from mllm_msr.interfaces import TrainingData
 from mllm_msr.prompts.item_types import ItemType, find_item_type
 from mllm_msr.prompts.templates import read_templates
@@ -57,6 +57,19 @@ class RunTables:
         """Return the folds that were prepared, in ascending order."""
         folds = self._run.scan(layout.CANDIDATES).select(pl.col("fold").unique().sort()).collect()
         return folds["fold"].to_list()
+
+    def fold(self, given: int | None) -> int:
+        """Return a fold that was prepared: the given one, or the first without one.
+
+        Raises:
+            UsageError: The run does not have it; the message names those that it has.
+        """
+        folds = self.folds()
+        if given is None:
+            return folds[0]
+        if given not in folds:
+            raise UsageError(f"The run has no fold {given}. Use one of {str(folds)[1:-1]}.")
+        return given
 
     def candidates(self, fold: int, split: str | None = None) -> pl.DataFrame:
         """Return `tables.CANDIDATES` of one fold, of one split or all."""

@@ -114,7 +114,7 @@ def tune(
 
     Raises:
         MissingExtraError: Optuna is not installed.
-        UsageError: A model declares no search space, or the metric does not exist.
+        UsageError: A model declares no search space, or the metric or the fold does not exist.
         DataError: The fold has no validation users.
         StaleStageError: The folder contains a study of a model with other conditions.
         TrainingError: All trials of a model failed.
@@ -127,7 +127,7 @@ def tune(
     fixed = {name: settings.baselines.arguments(name) for name in models}
     spaces = {name: _search_space(name, fixed[name]) for name in models}
     pipeline.run_stage("prepare")
-    fold = pipeline.tables.folds()[0] if fold is None else fold
+    fold = pipeline.tables.fold(fold)
     if pipeline.tables.candidates(fold, "validation").is_empty():
         raise DataError(
             f"Fold {fold} has no validation users to evaluate trials on. Prepare the run with a "

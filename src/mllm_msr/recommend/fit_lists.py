@@ -24,7 +24,7 @@ import numpy as np
 from mllm_msr.config.generators import candidate_generators
 from mllm_msr.config.settings import Settings
 from mllm_msr.data.full_ranking import sample_targets
-from mllm_msr.errors import DataError, UsageError
+from mllm_msr.errors import DataError
 from mllm_msr.pipeline.context import RunContext, changed
 from mllm_msr.pipeline.recommenders import Recommenders, ranker_name
 from mllm_msr.pipeline.stage_settings import require_kept_settings, require_prepared_data
@@ -111,9 +111,7 @@ def fit_lists(
     recommenders = Recommenders(context, settings)
     ranker = recommenders.conditions(ranker_name(settings))
     known = recommenders.tables.folds()
-    folds = known if folds is None else folds
-    if unknown := sorted(set(folds) - set(known)):
-        raise UsageError(f"The run has no fold {unknown[0]}. Use one of {str(known)[1:-1]}.")
+    folds = known if folds is None else [recommenders.tables.fold(fold) for fold in folds]
     fold_of = {recommenders.weights(fold): fold for fold in known}
     found = {}
     for fold in folds:

@@ -107,7 +107,7 @@ def load_run(
     require_finished_settings(RunContext(run), settings)
     for group in sorted(_NOT_READ.intersection(given_settings(overrides))):
         logger.warning("Settings of the group %s have no effect on recommendations.", group)
-    fold = RunTables(run).folds()[0] if fold is None else fold
+    fold = RunTables(run).fold(fold)
     plan = choose_plan(run, settings, fold)
     return load_parts(run, settings, plan, fold=fold, hide_targets=hide_targets)
 

@@ -111,6 +111,8 @@ class MllmMsr:
         Raises:
             RunFolderError: A required stage has not been run; the message names it.
             SettingsError: An override is invalid.
+            StaleStageError: An override contradicts a finished stage.
+            UsageError: The run does not have the fold.
         """
         return cls(load_run(Path(path), overrides=overrides, fold=fold, hide_targets=hide_targets))
 
