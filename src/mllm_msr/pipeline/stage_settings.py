@@ -177,7 +177,9 @@ def require_finished_settings(context: RunContext, settings: Settings) -> None:
     if saved is None or saved.model_dump() == settings.model_dump():
         return
     require_prepared_data(context, settings)
-    read = ("align", "summarize", "infer", *(["train"] if settings.train.enabled else []))
+    # Whoever switches a stage off does without its results.
+    stages = ("align", "summarize", "infer", "train")
+    read = [stage for stage in stages if getattr(settings, stage).enabled]
     for name, entry in context.run.stages.items():
         kind, _, part = name.partition("/")
         if kind in read:
