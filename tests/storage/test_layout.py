@@ -9,7 +9,9 @@ import mllm_msr
 from mllm_msr import tables
 from mllm_msr.storage import layout
 
-NAMES = {name: value for name, value in vars(layout).items() if name.isupper()}
+NAMES = {
+    name: value for name, value in vars(layout).items() if name.isupper() and isinstance(value, str)
+}
 PACKAGE = Path(mllm_msr.__file__).parent
 
 
