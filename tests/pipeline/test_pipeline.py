@@ -261,6 +261,8 @@ def test_settings_can_be_a_mapping(tmp_path: Path) -> None:
         assert pipeline.tables.interactions()["user_id"].n_unique() <= 60
     with pytest.raises(SettingsError, match=r"Did you mean 'train\.seed'"):
         Pipeline.open(tmp_path / "other", {"train.sede": 1})
+    with pytest.raises(RunFolderError, match=r"There is no run folder.*name its dataset"):
+        Pipeline.open(tmp_path / "other", {"train.seed": 1})
     assert not (tmp_path / "other").exists()
 
 

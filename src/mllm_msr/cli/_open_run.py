@@ -52,8 +52,9 @@ def open_pipeline(
     from mllm_msr.pipeline.pipeline import Pipeline
     from mllm_msr.storage.layout import LOG
 
-    settings, message = load_with_model(run, overrides or (), preset=preset, file=config)
-    _require_run(run, preset, config, overrides or [], creates=creates)
+    settings, message = load_with_model(
+        run, overrides or (), preset=preset, file=config, creates=creates
+    )
     with (
         ProgressReporter(bars=sys.stderr.isatty() and not is_quiet()) as progress,
         Pipeline.open(run, settings, force=force, progress=progress) as pipeline,
@@ -62,31 +63,3 @@ def open_pipeline(
         if message and not pipeline.run.is_worker:
             logger.warning("%s", message)
         yield pipeline
-
-
-def _require_run(
-    run: Path, preset: str | None, config: Path | None, overrides: list[str], *, creates: bool
-) -> None:
-    """Check that a mistyped folder does not become a new run on other data.
-
-    Raises:
-        RunFolderError: There is no such run, and the command must not create it.
-    """
-    from mllm_msr.config.loading import merge_sources
-    from mllm_msr.errors import RunFolderError
-    from mllm_msr.storage.layout import CONFIG
-    from mllm_msr.storage.run_lookup import require_run
-
-    if (run / CONFIG).exists() and preset is None:
-        return
-    given, _ = merge_sources(preset, overrides, file=config)
-    if creates and "dataset" in given:
-        return
-    if creates:
-        require_run(run, how="To create one, name its dataset: dataset=files data.path=FOLDER.")
-    require_run(run)
-    if preset is None and "dataset" not in given:
-        raise RunFolderError(
-            f"{run / CONFIG} is missing, so the settings of the run are unknown. Restore it, or "
-            "repeat the command with the settings of the run (dataset=..., --preset or --config)."
-        )

@@ -9,8 +9,10 @@ from typing import Any, Final
 from mllm_msr.config.loading import Overrides, merge_sources, named_preset
 from mllm_msr.config.run_settings import load_finished_settings, load_run_settings
 from mllm_msr.config.settings import Settings
+from mllm_msr.errors import RunFolderError
 from mllm_msr.models.small import sources
 from mllm_msr.storage import layout
+from mllm_msr.storage.run_lookup import require_run
 
 _NAMES: Final = frozenset({"backend", "checkpoint", "preset"})
 _PRESET: Final = "smollm2-135m"
@@ -25,6 +27,11 @@ _DEMO: Final = (
     "shows that your files are read, and its recommendations mean little. For a small pretrained "
     "model, run: {command}"
 )
+_NEW_RUN: Final = "To create one, name its dataset: dataset=files data.path=FOLDER."
+_UNKNOWN: Final = (
+    "{config} is missing, so the settings of the run are unknown. Restore it, or repeat the "
+    "command with the settings of the run (dataset=..., --preset or --config)."
+)
 
 
 def load_with_model(
@@ -33,28 +40,37 @@ def load_with_model(
     *,
     preset: str | None = None,
     file: Path | None = None,
+    creates: bool = True,
 ) -> tuple[Settings, str]:
     """Return the settings of a run folder, and a message if `choose_model` has one.
 
     Args:
-        folder: The run folder; need not exist.
+        folder: The run folder.
         overrides: As for `load_run_settings`; None requires a run, and loads its saved settings.
         preset: As for `load_run_settings`.
         file: As for `load_run_settings`.
+        creates: Whether the folder need not exist if the settings name a dataset.
 
     Raises:
         SettingsError: A setting is wrong.
         UnknownNameError: The preset does not exist.
-        RunFolderError: There are no overrides and there is no such run.
+        RunFolderError: There is no such run, or its settings are unknown.
         DamagedFileError: The saved settings are damaged.
     """
     if overrides is None:
         return load_finished_settings(folder), ""
     preset, overrides = named_preset(preset, overrides)
-    chosen, message = None, ""
-    if preset is not None or not (folder / layout.CONFIG).exists():
-        chosen, message = choose_model(merge_sources(preset or "default", overrides, file=file)[0])
+    if preset is None and (folder / layout.CONFIG).exists():
+        return load_run_settings(folder, overrides, file=file), ""
+    given, _ = merge_sources(preset or "default", overrides, file=file)
+    chosen, message = choose_model(given)
     settings = load_run_settings(folder, overrides, preset=chosen or preset, file=file)
+    if creates and "dataset" in given:
+        return settings, message
+    # A mistyped folder must not become a new run on other data.
+    require_run(folder, **({"how": _NEW_RUN} if creates else {}))
+    if preset is None and "dataset" not in given:
+        raise RunFolderError(_UNKNOWN.format(config=folder / layout.CONFIG))
     return settings, message
 
 

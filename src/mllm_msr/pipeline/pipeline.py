@@ -89,7 +89,7 @@ class Pipeline:
         """Open and lock a run folder, until `close` is called or a `with` block ends.
 
         Args:
-            folder: The run folder; created if it does not exist.
+            folder: The run folder; created if it does not exist and the settings name a dataset.
             settings: Checked settings, or those to change, such as {"train.seed": 1} or
                 ["train.seed=1"]: in the saved settings of the folder, or in the preset that they
                 name as "preset", or else in the preset `default`. None opens an existing run with
@@ -99,7 +99,7 @@ class Pipeline:
 
         Raises:
             SettingsError: A setting is wrong.
-            RunFolderError: No settings are given and there is no such run.
+            RunFolderError: There is no such run, and no settings or none with a dataset are given.
             RunLockedError: Another process is using the folder.
         """
         if not isinstance(settings, Settings):
