@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -36,6 +37,16 @@ def test_the_history_and_the_candidate_reach_the_model(data):
     script = {'first: "Dawn"\nThe title of the film: "Dusk"': (0.3, 0.1), "Dawn": (0.1, 0.1)}
     model = LlavaZeroShot(backend="mock", options={"scores": script}, item_type="film").fit(data)
     assert scores(model, data) == pytest.approx([0.5, 0.75])
+
+
+def test_a_catalog_without_images_is_named_if_images_are_wanted(data, caplog):
+    titles = replace(data, items=data.items.with_columns(image=pl.lit(None, pl.String)))
+    LlavaZeroShot().fit(data)
+    LlavaZeroShot(use_images=False).fit(titles)
+    assert caplog.messages == []
+    LlavaZeroShot().fit(titles)
+    (message,) = caplog.messages
+    assert message.startswith("LLaVA zero-shot reads titles only, because no item has an image")
 
 
 def test_answered_prompts_are_shown(data):

@@ -125,7 +125,6 @@ IMAGES = {
     "recommend.use_images=true": "recommend.use_images=true",
     "summarize.modalities=[text,image]": r"summarize.modalities=\[text, image\]",
     "baselines.content=image": "baselines.content=image",
-    "score.baselines=[llava_zero_shot]": "baselines.llava_zero_shot.use_images=true",
 }
 
 

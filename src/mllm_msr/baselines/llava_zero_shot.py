@@ -8,6 +8,7 @@ items that are not in the catalog have no score.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, final
@@ -23,6 +24,8 @@ from mllm_msr.interfaces import TrainingData
 from mllm_msr.ranker.prompt_scorer import PromptScorer
 from mllm_msr.ranker.saved_recommender import load_items, save_items
 from mllm_msr.types import Seed, Share
+
+logger = logging.getLogger(__name__)
 
 _NAME: Final = "llava_zero_shot"
 _PROMPT: Final = ("item_type", "n_last", "use_images")
@@ -80,6 +83,13 @@ class LlavaZeroShot(PromptedRecommender):
     def fit(self, data: TrainingData) -> Self:
         """Store the titles and images of the catalog."""
         self._items = data.items
+        if self._settings["use_images"] and not data.items["image"].count():
+            logger.warning(
+                "%s reads titles only, because no item has an image that it may read. To leave "
+                "images out, set baselines.%s.use_images=false.",
+                self.label,
+                _NAME,
+            )
         return self
 
     def score(self, candidates: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:

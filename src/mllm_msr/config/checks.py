@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import cast
 
@@ -72,7 +71,7 @@ def check_stages(settings: Settings) -> list[str]:
 def image_readers(settings: Settings) -> list[str]:
     """Return the settings with which a model needs images of items; empty if none does.
 
-    Baselines with content use images as well if there are some, but also learn without them.
+    Other baselines that read content use images as well if there are some, but do without them.
     """
     readers = {
         "summarize.modalities=[text, image]": settings.summarize.enabled
@@ -81,19 +80,7 @@ def image_readers(settings: Settings) -> list[str]:
         "align.enabled=true": settings.align.enabled,
         "baselines.content=image": settings.baselines.content == "image",
     }
-    found = [setting for setting, reads in readers.items() if reads]
-    scored = settings.score.baselines if settings.baselines.content in {"all", "image"} else ()
-    names = {str(name) for one in scored for name in (one, *_members(settings, one))}
-    shown = [one for one in registry.names("baselines") if one in names]
-    shown = [one for one in shown if _shows_images(settings, one)]
-    return [*found, *(f"baselines.{name}.use_images=true" for name in shown)]
-
-
-def _shows_images(settings: Settings, name: str) -> bool:
-    """Return whether a baseline shows images to a language model."""
-    parameters = inspect.signature(registry.find("baselines", name)).parameters
-    default = parameters["use_images"].default if "use_images" in parameters else False
-    return bool(settings.baselines.arguments(name).get("use_images", default))
+    return [setting for setting, reads in readers.items() if reads]
 
 
 def check_vectors(settings: Settings) -> list[str]:
