@@ -174,12 +174,13 @@ class _TrainingLoopClock:
         self.seconds = 0.0
 
     @contextlib.contextmanager
-    def show(self, n_steps: int, n_done: int) -> Iterator[Callable[[int], None]]:
+    def show(self, n_steps: int, n_done: int, part: str = "") -> Iterator[Callable[[int], None]]:
         """Time the training loop; passed to the trainer as its progress display."""
         del n_steps, n_done
         start = seconds_used(self._device)
         yield lambda _: None
-        self.seconds = seconds_used(self._device) - start
+        if not part:
+            self.seconds = seconds_used(self._device) - start
 
 
 def _train(setup: Setup, examples: Sequence[Example], clock: _TrainingLoopClock) -> list[float]:

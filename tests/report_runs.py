@@ -96,10 +96,12 @@ def make_run(folder, *, n_more=0):
     evaluation = evaluate_scores(scores, context=context(users), n_resamples=50)
     case_studies = build_case_studies(
         tables["interactions"],
-        tables["items"].with_columns(image=pl.lit(f"{folder}/") + pl.col("image")), scores=scores["mllm_msr"],
-        preferences=tables["preferences"], users=3,
+        tables["items"].with_columns(image=pl.lit(f"{folder}/") + pl.col("image")),
+        scores=scores["mllm_msr"],
+        preferences=tables["preferences"],
+        users=3,
         all_scores={name: frame.lazy() for name, frame in scores.items()},
-    )  # fmt: skip
+    )
     summaries = pl.DataFrame(
         [("i0", "t", None, "s", "missing", f"odd{EVIL}")], schema=dict(SUMMARIES), orient="row"
     )

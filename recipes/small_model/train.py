@@ -121,7 +121,7 @@ def _scene(folder: Path, number: int) -> tuple[Path, Scene]:
 
 
 @contextlib.contextmanager
-def _show(n_steps: int, n_done: int) -> Iterator[Callable[[int], None]]:
+def _show(n_steps: int, n_done: int, part: str = "") -> Iterator[Callable[[int], None]]:
     """Print the step now and then."""
     done = n_done
 
@@ -129,7 +129,7 @@ def _show(n_steps: int, n_done: int) -> Iterator[Callable[[int], None]]:
         nonlocal done
         done += n
         if done % 4 == 0:
-            logger.info("%d of %d", done, n_steps)
+            logger.info("%s%d of %d", f"{part}: " if part else "", done, n_steps)
 
     yield advance
 
