@@ -46,7 +46,7 @@ MAX_SUMMARY: Final = 50  # characters
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
-# Commands that have nothing to resume.
+# Commands that have nothing to resume. Others say so once they only serve, see `Stopped`.
 _NOT_RESUMED: Final = (
     *("ab-report", "check", "doctor", "export", "help", "list", "mcp"),
     *("recommend", "serve", "status"),
@@ -183,14 +183,33 @@ def start(
     configure(verbose=verbose, quiet=quiet)
 
 
+class Stopped(SystemExit):
+    """A signal stops the command.
+
+    Attributes:
+        signum: Number of the signal.
+        is_finished: Whether nothing is left to resume.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+        self.is_finished = _command_name() in _NOT_RESUMED
+
+
+def _command_name() -> str:
+    """Return the name of the command of this process; options before it have no values."""
+    return next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+
+
 def main() -> None:
     """Run the command line; print an error of this package as a message and set the exit code."""
-    stopped: list[int] = []
+    stopped: list[Stopped] = []
 
     def stop(signum: int, frame: object) -> NoReturn:
         del frame
-        stopped.append(signum)
-        raise SystemExit(128 + signum)
+        stopped.append(Stopped(signum))
+        raise stopped[-1]
 
     # Signals raise an exception, so that every `with` block exits and the run can be resumed.
     for signum in _STOP_SIGNALS:
@@ -206,7 +225,7 @@ def main() -> None:
     except SystemExit:
         if stopped:
             _say_stopped(stopped[0])
-            raise SystemExit(128 + stopped[0]) from None
+            raise stopped[0] from None
         raise
 
 
@@ -233,12 +252,12 @@ def _run_command() -> None:
         raise SystemExit(1) from None
 
 
-def _say_stopped(signum: int) -> None:
+def _say_stopped(stopped: Stopped) -> None:
     """Print that the command was stopped, and the command that resumes it."""
     if is_worker(os.environ):
         return
-    name = signal.Signals(signum).name
-    if any(argument in _NOT_RESUMED for argument in sys.argv[1:]):
+    name = signal.Signals(stopped.signum).name
+    if stopped.is_finished:
         typer.echo(f"mllm-msr: Stopped by {name}.", err=True)
         return
     command = shlex.join(["mllm-msr", *sys.argv[1:]])

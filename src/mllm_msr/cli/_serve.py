@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from mllm_msr.cli._app import Stopped
 from mllm_msr.errors import MissingExtraError
 
 
@@ -33,10 +34,17 @@ def serve_run(run: Path, *, host: str, port: int, overrides: Sequence[str]) -> N
         host: Address to listen on.
         port: Port to listen on; 0 selects a free one.
         overrides: Settings as `key=value`.
+
+    Raises:
+        Stopped: A signal has stopped the process, which is how a service ends.
     """
     from mllm_msr.serving.server import serve
 
     def announce(line: str) -> None:
         typer.echo(line, err=True)
 
-    serve(run, host=host, port=port, overrides=overrides, announce=announce)
+    try:
+        serve(run, host=host, port=port, overrides=overrides, announce=announce)
+    except Stopped as stopped:
+        stopped.is_finished = True
+        raise

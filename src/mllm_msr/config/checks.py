@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from mllm_msr import registry
 from mllm_msr.config.arguments import argument_problems
 from mllm_msr.config.generators import GENERATORS, candidate_generators
 from mllm_msr.config.settings import Settings
 from mllm_msr.errors import SettingsError, UsageError
-from mllm_msr.interfaces import Backend, Recommender
 from mllm_msr.prompts.item_types import ENGLISH, find_item_type
 from mllm_msr.prompts.templates import read_templates
 
@@ -101,10 +99,8 @@ def check_vectors(settings: Settings) -> list[str]:
 
 def baseline_problem(name: str) -> str:
     """Return why a baseline cannot be `recommend.collaborative`; empty if it can."""
-    if name in registry.names("baselines"):
-        kind = cast("type[Recommender]", registry.find("baselines", name))
-        if kind.has_vectors:
-            return ""
+    if name in registry.names("baselines") and registry.find_baseline(name).has_vectors:
+        return ""
     return (
         f"recommend.collaborative={name!r} must be none, or a baseline with vectors of users and "
         "items, such as sasrec or gru4rec."
@@ -120,8 +116,7 @@ def backend_problem(name: str, backend: str) -> str:
     """
     if backend not in registry.names("backends"):
         return ""
-    kind = cast("type[Backend]", registry.find("backends", backend))
-    if kind.reads_vectors:
+    if registry.find_backend(backend).reads_vectors:
         return ""
     return (
         f"recommend.collaborative={name!r}: the backend {backend!r} cannot read vectors of users "
@@ -169,7 +164,7 @@ def _is_fast(name: object) -> bool:
     """Return whether a recommender is a baseline that does not call a language model."""
     if name not in registry.names("baselines"):
         return False
-    return not cast("type[Recommender]", registry.find("baselines", str(name))).requires_llm
+    return not registry.find_baseline(str(name)).requires_llm
 
 
 def _members(settings: Settings, name: str) -> Sequence[object]:
@@ -184,14 +179,8 @@ def check_plugins(settings: Settings) -> list[str]:
     problems = argument_problems(
         "datasets", settings.dataset, settings.data.plugin_kwargs(), "data"
     )
-    for section, model in [
-        ("model", settings.model),
-        ("summarize.model", settings.summarize.model),
-        ("infer.model", settings.infer.model),
-        ("score.model", settings.score.model),
-    ]:
-        if model is not None:
-            problems += argument_problems("backends", model.backend, model.plugin_kwargs(), section)
+    for section, model in settings.models().items():
+        problems += argument_problems("backends", model.backend, model.plugin_kwargs(), section)
     for name in settings.score.baselines:
         problems += argument_problems("baselines", name, {}, "score.baselines")
     problems += check_generators(settings)

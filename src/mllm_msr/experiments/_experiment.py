@@ -20,9 +20,10 @@ from mllm_msr.config.loading import override
 from mllm_msr.config.settings import Settings
 from mllm_msr.evaluation.metrics import summary_names
 from mllm_msr.pipeline import stage_io
-from mllm_msr.pipeline.compare import recommender, run_variant
+from mllm_msr.pipeline.compare import run_variant
 from mllm_msr.pipeline.distillation import requires_teacher
 from mllm_msr.pipeline.pipeline import Pipeline
+from mllm_msr.pipeline.recommenders import ranker_name
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT, Variant
 from mllm_msr.storage import layout
 from mllm_msr.storage.run_folder import RunFolder
@@ -81,7 +82,7 @@ def score_systems(pipeline: Pipeline, systems: Sequence[System]) -> dict[str, Sy
         SettingsError: A system names a baseline that does not exist.
     """
     settings = pipeline.settings
-    models = {system.name: system.model or recommender(settings) for system in systems}
+    models = {system.name: system.model or ranker_name(settings) for system in systems}
     # Reject unknown names before any stage runs.
     override(settings, select_models(list(models.values())))
     if any(system.variant is not None for system in systems):
@@ -152,7 +153,7 @@ def required_models(settings: Settings, models: Sequence[str]) -> list[str]:
             if members is None and hasattr(baseline_class(name), "default_members"):
                 members = [MLLM_MSR] if settings.train.enabled else []
             if requires_teacher(settings, [name]):
-                members = [*(members or ()), recommender(settings)]
+                members = [*(members or ()), ranker_name(settings)]
             required += [member for member in (MLLM_MSR, ZERO_SHOT) if member in (members or ())]
         required.append(name)
     return list(dict.fromkeys(required))

@@ -26,9 +26,8 @@ from mllm_msr.experiments._experiment import (
     score_models,
     select_models,
 )
-from mllm_msr.pipeline.compare import recommender
 from mllm_msr.pipeline.pipeline import Pipeline
-from mllm_msr.pipeline.recommenders import label_of
+from mllm_msr.pipeline.recommenders import label_of, ranker_name
 from mllm_msr.ranker.recommender import MLLM_MSR, ZERO_SHOT
 
 # Baselines of the paper, in its order.
@@ -53,7 +52,7 @@ def list_systems(settings: Settings) -> Sequence[System]:
     known = [name for name in registry.names("baselines") if name not in excluded]
     in_paper = [name for name in _PAPER if name in known]
     others = [name for name in known if name not in _PAPER]
-    own = [MLLM_MSR, ZERO_SHOT] if recommender(settings) == MLLM_MSR else [ZERO_SHOT]
+    own = [MLLM_MSR, ZERO_SHOT] if ranker_name(settings) == MLLM_MSR else [ZERO_SHOT]
     return tuple(System(name, label_of(name), model=name) for name in (*own, *in_paper, *others))
 
 

@@ -16,7 +16,6 @@ import polars as pl
 
 from mllm_msr import registry
 from mllm_msr.config.loading import override
-from mllm_msr.config.settings import Settings
 from mllm_msr.errors import DataError, StaleStageError, UnknownNameError, UsageError
 from mllm_msr.evaluation.metrics import HEADLINE
 from mllm_msr.pipeline import stage_io
@@ -119,11 +118,6 @@ def _comparisons(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def recommender(settings: Settings) -> str:
-    """Return the name of a run's MLLM recommender: fine-tuned if it trains, else zero-shot."""
-    return ranker_name(settings)
-
-
 @contextlib.contextmanager
 def run_variant(pipeline: Pipeline, variant: Variant) -> Iterator[Pipeline]:
     """Run the stages of a variant up to its scores, and keep its run folder open in the block.
@@ -136,7 +130,7 @@ def run_variant(pipeline: Pipeline, variant: Variant) -> Iterator[Pipeline]:
         StaleStageError: A stage of the variant was finished with other settings.
         DataError: The variant is tested on other candidates.
     """
-    fine_tuned = recommender(pipeline.settings) == MLLM_MSR
+    fine_tuned = ranker_name(pipeline.settings) == MLLM_MSR
     settings = override(
         pipeline.settings,
         [

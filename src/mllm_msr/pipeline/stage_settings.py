@@ -229,10 +229,12 @@ def skipped_stages(context: RunContext, settings: Settings) -> list[str]:
         return [*stages]
     order, skipped = [*_SETTINGS], list[str]()
     last = len(order)  # index of the last stage that may be skipped, in part
-    for name, entry in stages.items():
+    known = [name for name in stages if name.partition("/")[0] in order]
+    for name in sorted(known, key=lambda name: order.index(name.partition("/")[0])):
         kind, _, part = name.partition("/")
-        if kind not in order or order.index(kind) > last:
-            continue
+        if order.index(kind) > last:
+            break
+        entry = stages[name]
         before, now = (_own_model(each, kind) or each.model for each in (saved, settings))
         is_same = entry["model"] is None or before == now
         # The scores may be of a plugin that is not installed here.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import polars as pl
 
@@ -23,7 +22,7 @@ from mllm_msr.data.preprocessing import match_items, prepare_interactions
 from mllm_msr.data.source_report import describe_source, with_filtering
 from mllm_msr.data.splits import released_code_interactions, released_code_split, split_users
 from mllm_msr.errors import DataError
-from mllm_msr.interfaces import Dataset, RawData
+from mllm_msr.interfaces import RawData
 from mllm_msr.prompts.item_types import find_item_type
 from mllm_msr.storage import layout
 
@@ -66,8 +65,7 @@ def load(dataset: str, settings: DataSettings) -> RawData:
         DataError: A file is missing or unreadable.
         UsageError: The dataset's word for an item cannot be used in prompts.
     """
-    kind = registry.find("datasets", dataset)
-    raw = cast("Dataset", kind(**settings.plugin_kwargs())).load()
+    raw = registry.find_dataset(dataset)(**settings.plugin_kwargs()).load()
     find_item_type(raw.item_type)  # before later stages, which render prompts
     return raw
 
