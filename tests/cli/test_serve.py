@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,3 +44,24 @@ def test_a_missing_package_is_reported_before_the_service_starts(
     with pytest.raises(MissingExtraError, match=r"mllm-msr\[serve\]"):
         fail("serve")
     assert served == []
+
+
+@pytest.mark.parametrize("command", ["serve", "demo --serve"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_the_normal_end_of_a_service(command: str, signum: signal.Signals) -> None:
+    script = (
+        "import contextlib, signal, types\n"
+        "from mllm_msr.cli import demo, main\n"
+        "from mllm_msr.serving import server\n"
+        "done = contextlib.nullcontext(types.SimpleNamespace(run_all=lambda: None))\n"
+        "demo.open_pipeline = lambda *args, **options: done\n"
+        "demo.emit_results = lambda *args, **options: None\n"
+        f"server.serve = lambda *args, **options: signal.raise_signal({signum.value})\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command.split()],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 128 + signum
+    assert done.stderr == f"mllm-msr: Stopped by {signum.name}.\n"

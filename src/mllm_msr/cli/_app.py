@@ -224,8 +224,8 @@ def main() -> None:
         _run_command()
     except SystemExit:
         if stopped:
-            _say_stopped(stopped[0])
-            raise stopped[0] from None
+            _say_stopped(stopped[-1])
+            raise stopped[-1] from None
         raise
 
 
