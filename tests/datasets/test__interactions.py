@@ -118,7 +118,8 @@ def test_a_value_of_another_unit_or_format_names_its_setting(
     with pytest.raises(DataError) as fault:
         read(tmp_path, f"u,v,{value},", f"u,w,{value},", unit=unit)
     assert f"1 of r.csv has '{value}' in the column t, which is not" in str(fault.value)
-    assert f"(2 such rows). Set {fix}." in str(fault.value)
+    assert f". Set {fix}. Or correct the data." in str(fault.value)
+    assert str(fault.value).startswith("All 2 rows of r.csv are bad for the same reason.")
 
 
 def test_a_date_in_an_unknown_format_names_the_setting_with_an_example(tmp_path: Path) -> None:

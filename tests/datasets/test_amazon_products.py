@@ -137,11 +137,15 @@ def test_bad_lines_are_an_error_or_dropped(path: Path, line: bytes) -> None:
 
 @pytest.mark.parametrize("value", ["", "  ", None, ["B1"], 1.5, True, -1])
 def test_a_product_without_an_id_is_bad(path: Path, value: object) -> None:
-    path.write_text(json.dumps({"parent_asin": value, "title": "x"}))
+    bad = json.dumps({"parent_asin": value, "title": "x"})
+    path.write_text(f'{bad}\n{{"parent_asin": "B1"}}\n')
     with pytest.raises(DataError, match=r"Line 1 of meta_Baby\.jsonl has no parent_asin"):
         read_products(path, on_bad_rows="error")
     _, source = read_products(path, on_bad_rows="drop")
     assert source.dropped == {"no product id": 1}
+    path.write_text(bad)
+    with pytest.raises(DataError, match=r"^The only row of meta_Baby\.jsonl is bad\. [^=]*$"):
+        read_products(path, on_bad_rows="drop")
 
 
 def test_long_lines_are_bad(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

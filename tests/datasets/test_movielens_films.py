@@ -82,7 +82,8 @@ def test_bad_lines_are_errors_or_dropped(tmp_path: Path, name: str, line: str, s
 def test_any_bytes_give_films_or_an_error(tmp_path: Path, content: bytes, name: str) -> None:
     path = tmp_path / name
     assume(not content.startswith(b"\x1f\x8b"))  # a damaged gzip file
-    path.write_bytes(content)
+    good = b"10::One::Drama" if name == "movies.dat" else b"10|One|||" + b"|0" * 19
+    path.write_bytes(content + b"\n" + good)
     films, source = read_films(path, ReadOptions(on_bad_rows="drop"))
     assert source.n_rows == films.height + sum(source.dropped.values())
     if source.dropped:

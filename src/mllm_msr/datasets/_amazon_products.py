@@ -42,15 +42,15 @@ def read_products(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, 
 
     Args:
         path: Metadata, possibly compressed (.gz).
-        on_bad_rows: "error" to stop at a line that is not an object or has no id, "drop" to leave
-            it out.
+        on_bad_rows: "error" to reject lines that are not an object or have no id, "drop" to leave
+            them out.
 
     Returns:
         Columns `item_id`, `title`, `text` and `urls` (links to images, the main image first), and
         how the file was read.
 
     Raises:
-        DataError: The file is damaged, or a line is bad.
+        DataError: The file is damaged, a line is bad, or all are.
     """
     bad_rows = BadRows(path.name, on_bad_rows)
     rows: list[tuple[str, str, str, list[str]]] = []
@@ -59,11 +59,11 @@ def read_products(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, 
         names.update(dict.fromkeys(map(str, product)))
         item_id = next(filter(None, (_id(product.get(field)) for field in _ID_FIELDS)), "")
         if not item_id:
-            bad_rows.add("no product id", f"Line {number} of {path.name} has no {_ID_FIELDS[0]}.")
+            bad_rows.add("no product id", f"Line {number} of {path.name} has no {_ID_FIELDS[0]}")
             continue
         title = _as_text(product.get("title"))
         rows.append((item_id, clean_text(title), _text(product), _image_urls(product)))
-    bad_rows.report()
+    bad_rows.finish(len(rows))
     table = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
     products = table.unique("item_id", keep="first", maintain_order=True)
     n_repeated = table.height - products.height
@@ -81,10 +81,10 @@ def read_products(path: Path, *, on_bad_rows: OnBadRows) -> tuple[pl.DataFrame, 
         content="items",
         format="JSON Lines",
         encoding="UTF-8",
-        n_rows=len(rows) + sum(bad_rows.dropped.values()),
+        n_rows=len(rows) + sum(bad_rows.counts.values()),
         columns=columns,
         ignored=tuple(name for name in names if name not in used),
-        dropped={**bad_rows.dropped, **repeated},
+        dropped={**bad_rows.counts, **repeated},
     )
     return products, source
 
@@ -97,7 +97,7 @@ def read_objects(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, Mapping[s
         bad_rows: Receives lines that are neither.
 
     Raises:
-        DataError: The file is damaged, or a line is bad and bad rows are errors.
+        DataError: The file is damaged.
     """
     with wrap_file_errors(path), open_binary(path) as file:
         number = 0
@@ -116,7 +116,7 @@ def read_objects(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, Mapping[s
                 )
                 bad_rows.add(
                     "not a JSON object",
-                    f"Line {number} of {path.name} {problem}: {shown(line.strip())}.",
+                    f"Line {number} of {path.name} {problem}: {shown(line.strip())}",
                 )
 
 

@@ -136,14 +136,11 @@ def read_interactions(
         )
         aggregates["n_low"] = (pl.col("rating") < form.min_rating).sum()
 
-    read = functools.partial(
-        read_table, source, columns, content=_CONTENT, aggregates=aggregates, names=names,
+    table = read_table(
+        source, columns, options=options, content=_CONTENT, aggregates=aggregates, names=names,
         quoted=quoted,
     )  # fmt: skip
-    table = read(options=options)
     if not table.aggregates["n_rows"]:
-        # If all rows were dropped, the first one explains why.
-        read(options=dataclasses.replace(options, on_bad_rows="error"))
         raise DataError(f"{_name(table)} contains no interactions. Check that it is complete.")
     is_date = bool(dtypes) and dtypes[-1].is_temporal()
     return _to_interactions(table, form, options, is_date=is_date)
@@ -229,8 +226,8 @@ def _time_fix(value: object, form: InteractionFormat) -> str:
     is_number = re.fullmatch(r"[+-]?\d+\.?\d*", str(value).strip()) is not None
     if form.has_settings and not form.is_rank and not is_number:
         return (
-            f"The times are read with {form.time_setting}. Dates that are not ISO 8601 need "
-            "data.time_format, for example data.time_format='%d/%m/%Y'."
+            f"The times are read from data.time_column={form.time} with {form.time_setting}. Dates "
+            "that are not ISO 8601 need data.time_format, for example data.time_format='%d/%m/%Y'."
         )
     return ""
 

@@ -56,7 +56,7 @@ def read_films(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, SourceFi
         Columns `item_id`, `title` and `text`, and how the file was read.
 
     Raises:
-        DataError: The file is damaged, or a row is bad.
+        DataError: The file is damaged, a row is bad, or all are.
     """
     if path.suffix == ".csv":
         return _read_csv(path, options)
@@ -70,19 +70,19 @@ def read_films(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, SourceFi
             form = "movieId|title|...|genres" if is_100k else "movieId::title::genres"
             bad_rows.add(
                 "not a film",
-                f"Line {number} of {path.name} is {shown(line)}; expected {form}.",
+                f"Line {number} of {path.name} is {shown(line)}; expected {form}",
             )
         else:
             rows.append(film)
-    bad_rows.report()
+    bad_rows.finish(len(rows))
     source = SourceFile(
         path=path,
         content="items",
         format="MovieLens",
         encoding=encoding,
         separator="|" if is_100k else "::",
-        n_rows=len(rows) + sum(bad_rows.dropped.values()),
-        dropped=bad_rows.dropped,
+        n_rows=len(rows) + sum(bad_rows.counts.values()),
+        dropped=bad_rows.counts,
     )
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row"), source
 

@@ -45,7 +45,7 @@ class AmazonReviews(Dataset):
         category: Category as written in the file names ("Baby", "Video_Games"). May be empty if
             the folder holds one category only.
         min_rating: Reviews with fewer stars are removed; 0 keeps all.
-        on_bad_rows: "error" stops at the first line that cannot be used; "drop" leaves such lines
+        on_bad_rows: "error" stops if a line cannot be used; "drop" leaves such lines
             out and counts them.
     """
 

@@ -58,7 +58,7 @@ class Files(Dataset):
         encoding: Encoding of text files, such as "latin-1"; UTF-8 and UTF-16 are detected.
         decimal_comma: Whether numbers are written as "4,5"; detected by default, except where the
             comma separates columns.
-        on_bad_rows: "error" stops at the first row with a missing or invalid value; "drop" leaves
+        on_bad_rows: "error" stops if a row has a missing or invalid value; "drop" leaves
             out such rows and counts them.
         item_type: Word for an item in prompts: "video", "product", "film" or "item".
     """

@@ -35,7 +35,7 @@ class MicroLens(Dataset):
 
     Args:
         path: Folder with `*_pairs.tsv` or `*_pairs.csv`, `*_titles.csv`, and optionally covers.
-        on_bad_rows: "error" stops at the first row that cannot be used; "drop" leaves such rows
+        on_bad_rows: "error" stops if a row cannot be used; "drop" leaves such rows
             out and counts them.
     """
 

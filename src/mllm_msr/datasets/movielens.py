@@ -39,7 +39,7 @@ class MovieLens(Dataset):
             `u.data` and `u.item`.
         min_rating: Interactions with a lower rating are removed; 0 keeps all.
         encoding: Encoding of the files; detected by default.
-        on_bad_rows: "error" stops at the first row that cannot be used; "drop" leaves such rows
+        on_bad_rows: "error" stops if a row cannot be used; "drop" leaves such rows
             out and counts them.
     """
 

@@ -34,7 +34,9 @@ def raw(frame: pl.DataFrame, **changes: object) -> RawTable:
 def check(
     table: RawTable, bad_rows: BadRows, columns: dict[str, Column] = COLUMNS, **aggregates: pl.Expr
 ) -> Checked:
-    return check_rows(table, columns, bad_rows, aggregates, decimal_comma=False)
+    found = check_rows(table, columns, bad_rows, aggregates, decimal_comma=False)
+    bad_rows.finish(found.n_kept)
+    return found
 
 
 GOOD = pl.DataFrame({"u": ["a", "b"], "s": ["1", "2.5"], "other": ["x", None]})
@@ -54,21 +56,22 @@ def test_good_rows_are_converted() -> None:
     assert (found.n_rows, found.present, found.aggregates) == (2, ("user", "score"), {"top": 2.5})
 
 
-def test_bad_rows_are_dropped_and_counted_once_each() -> None:
+def test_bad_rows_are_dropped_and_counted_once_each(caplog: pytest.LogCaptureFixture) -> None:
     rows = BadRows("t.csv", "drop")
     found = check(raw(BAD), rows, top=pl.col("score").max(), n=pl.len())
     assert found.frame.collect().rows() == [("a", 1.0, None)]
     assert found.aggregates == {"top": 1.0, "n": 1}
     # One row is blank; the row with neither id nor score counts once.
     assert found.n_rows == 6
-    assert rows.dropped == {"no u": 2, "no s": 1, "invalid s": 2}
-    assert rows.examples["invalid s"] == (
-        "Data row 4 of t.csv has 'x' in the column s, which is not a finite number (2 such rows)."
+    assert rows.counts == {"no u": 2, "no s": 1, "invalid s": 2}
+    assert caplog.messages[-1] == (
+        "t.csv: dropped 2 of 6 rows (invalid s). Data row 4 of t.csv has 'x' in the column s, "
+        "which is not a finite number."
     )
 
 
 def test_the_first_bad_row_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"Data row 2 of t\.csv has no value in the column u \(2 s"):
+    with pytest.raises(DataError, match=r"Data row 2 of t\.csv has no value in the column u \(2 o"):
         check(raw(BAD), BadRows("t.csv", "error"))
 
 
@@ -77,7 +80,7 @@ def test_values_may_be_missing_but_not_invalid_if_a_column_is_nullable() -> None
     rows = BadRows("t.csv", "drop")
     found = check(raw(BAD.filter(pl.col("u").is_not_null())), rows, columns)
     assert found.frame.collect()["s"].to_list() == [1.0, None, None]
-    assert rows.dropped == {"invalid s": 2}
+    assert rows.counts == {"invalid s": 2}
 
 
 def test_rows_of_text_files_are_named_by_their_line() -> None:
@@ -129,6 +132,19 @@ def test_columns_explain_what_they_expect() -> None:
     fixed = Column("u", "value", convert=column.convert, fix=lambda value: f"Replace {value}.")
     with pytest.raises(DataError, match=r"not a value.* Replace a\. Or correct the data"):
         check(raw(GOOD), BadRows("t.csv", "error"), {"u": fixed})
+
+
+def test_a_column_without_any_value_is_probably_the_wrong_one() -> None:
+    for user, message in (
+        (
+            None,
+            r"^All 2 rows of t\.csv are bad for the same reason\. .* Check that data\.user_column",
+        ),
+        ("a", r"has no value in the column u\. Correct the data, or set data\.on_bad_rows=drop"),
+    ):
+        frame = GOOD.with_columns(u=pl.Series([user, None], dtype=pl.String))
+        with pytest.raises(DataError, match=message):
+            check(raw(frame), BadRows("t.csv", "error"))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,12 @@ def rows(raw: RawTable) -> list[tuple[str | None, ...]]:
     return raw.frame.select(WANTED).collect().rows()
 
 
+def read_all(raw: RawTable, bad_rows: BadRows) -> None:
+    """Read all rows slowly, and report the bad ones."""
+    raw = raw.repair() if raw.repair is not None else raw
+    bad_rows.finish(len(rows(raw)))
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.txt"])
 def test_the_separator_is_detected_by_content(tmp_path: Path, separator: str, name: str) -> None:
@@ -124,7 +130,7 @@ def test_texts_need_no_stripping_without_spaces_and_quotes(
 
 
 def test_values_after_the_last_column_need_the_slow_reader(tmp_path: Path) -> None:
-    raw, _ = opened(tmp_path, "u,t\n1,a\n2,b,,\n3,c,d\n")
+    raw, bad_rows = opened(tmp_path, "u,t\n1,a\n2,b,,\n3,c,d\n")
     assert raw.invalid is not None
     assert raw.repair is not None
     assert raw.frame.select(raw.invalid.any()).collect().item()
@@ -133,19 +139,28 @@ def test_values_after_the_last_column_need_the_slow_reader(tmp_path: Path) -> No
         match=r"Line 4 of t\.csv has 3 values instead of 2 \(separator ','\); the last "
         r"one is 'd'\. Enclose values that contain the separator",
     ):
-        raw.repair()
+        read_all(raw, bad_rows)
     raw, bad_rows = opened(tmp_path, "u,t\n1,a\n2,b,,\n3,c,d\n4\n", drop=True)
     assert raw.repair is not None
     assert rows(raw.repair()) == [("1", "a"), ("2", "b"), ("4", None)]
-    assert bad_rows.dropped == {"more than 2 values": 1}
+    assert bad_rows.counts == {"more than 2 values": 1}
+
+
+def test_a_header_that_lacks_a_name_is_named_if_all_rows_are_too_long(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"^All 2 rows of t\.csv are bad for the same reason\. Line 2 of t\.csv has 3 values "
+        r"instead of 2 .* Check that the header names every column\. Or correct the data\.$",
+    ):
+        read_all(*opened(tmp_path, "u,t\n1,a,9\n2,b,8\n"))
 
 
 def test_misplaced_quotation_marks_are_errors_with_their_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Line 3 of t\.csv has a double quote inside a quoted"):
-        opened(tmp_path, 'u,t\n1,a\n2,"b"c"\n3,d\n')
+        read_all(*opened(tmp_path, 'u,t\n1,a\n2,"b"c"\n3,d\n'))
     raw, bad_rows = opened(tmp_path, 'u,t\n1,a\n2,"b"c"\n3,d\n', drop=True)
     assert rows(raw) == [("1", "a"), ("3", "d")]
-    assert bad_rows.dropped == {"misplaced quotation marks": 1}
+    assert bad_rows.counts == {"misplaced quotation marks": 1}
 
 
 def test_an_unclosed_value_is_an_error_even_if_bad_rows_are_dropped(tmp_path: Path) -> None:

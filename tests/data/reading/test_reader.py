@@ -238,14 +238,38 @@ def test_unreadable_lines_and_bad_values_are_counted_together(tmp_path: Path) ->
     assert table.description.n_rows == 3
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.jsonl", "t.parquet"])
+def test_dropping_is_suggested_only_if_rows_remain(tmp_path: Path, name: str) -> None:
+    def message(*ratings: str) -> str:
+        n = len(ratings)
+        frame = pl.DataFrame({"user": ["a"] * n, "item": ["x"] * n, "rating": ratings})
+        if name == "t.csv.gz":  # read without Polars
+            (tmp_path / name).write_bytes(gzip.compress(frame.write_csv().encode()))
+        else:
+            kind = {"csv": "csv", "jsonl": "ndjson", "parquet": "parquet"}[name.split(".")[1]]
+            getattr(frame, f"write_{kind}")(tmp_path / name)
+        with pytest.raises(DataError) as fault:
+            read(tmp_path / name)
+        return str(fault.value)
+
+    some, every, one = message("many", "few", "3"), message("many", "few"), message("many")
+    assert "which is not a finite number (2 of 3 rows). Correct" in some
+    assert "data.on_bad_rows=drop" in some
+    assert every.startswith(f"All 2 rows of {name} are bad for the same reason. ")
+    assert one.startswith(f"The only row of {name} is bad. ")
+    assert "on_bad_rows" not in every + one
+
+
 def test_dropping_all_rows_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("user,item,rating\na,x,1,2\n,y,9\nb,z,many\n")
-    with pytest.raises(
-        DataError, match=r"^All 3 rows of t\.csv are bad\. Line 2 of t\.csv has 4 val"
-    ):
-        read(tmp_path / "t.csv", on_bad_rows="drop")
+    for on_bad_rows in ("error", "drop"):
+        with pytest.raises(
+            DataError,
+            match=r"^All 3 rows of t\.csv are bad, 1 of them for this reason: Line 2 of .* has 4",
+        ):
+            read(tmp_path / "t.csv", on_bad_rows=on_bad_rows)
     (tmp_path / "t.csv").write_text("user,item,rating\n,y,9\nb,z,many\nc,z,few\n")
-    with pytest.raises(DataError, match=r"^All 3 rows of t\.csv are bad\. .*'many'"):
+    with pytest.raises(DataError, match=r"are bad, 2 of them for this reason: .*'many'"):
         read(tmp_path / "t.csv", on_bad_rows="drop")  # the most frequent reason
     (tmp_path / "t.csv").write_text("user,item,rating\n\n\n")
     assert read(tmp_path / "t.csv", on_bad_rows="drop").description.n_rows == 0
@@ -284,7 +308,7 @@ def test_settings_are_named_only_where_there_are_some(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     for data in (
         b"user,item\n",
-        b"user,item,rating\na,b,\n",
+        b"user,item,rating\na,b,\nc,d,1\n",
         b"\xff",
         b'user,item,rating\na,b,"4,5"',
     ):

@@ -72,7 +72,6 @@ def check_rows(
 
     Raises:
         NeedsRepairError: Polars cannot read some rows correctly.
-        DataError: A row is bad, unless bad rows are dropped.
     """
     converted = _convert_all(raw, columns, decimal_comma=decimal_comma)
     needed = [name for name in converted if columns[name].kind != "text"]
@@ -261,7 +260,6 @@ def _report(
                 .head(1)
             )
             where = f"{place} {first[_POSITION]} of {raw.name}"
-            also = f" ({n_rows} such rows)" if n_rows > 1 else ""
             value = first[f"value:{name}"]
             if problem == 1:
                 reason, text = f"no {column.source}", f"has no value in the column {column.source}"
@@ -271,9 +269,10 @@ def _report(
                 text = f"has {shown(value)} in the column {column.source}, which is not {expected}"
             bad_rows.add(
                 reason,
-                f"{where} {text}{also}.",
+                f"{where} {text}",
                 n_rows=n_rows,
                 fix=_fix(column, value, bad_rows) if problem == 2 else "",
+                fix_all=_check_setting(column) if problem == 1 else "",
             )
     return int(counts[_BLANK])
 
@@ -286,10 +285,12 @@ def _fix(column: Column, value: object, bad_rows: BadRows) -> str:
         return "Write numbers with a decimal point."
     if column.kind == "id" and isinstance(value, float) and value.is_integer():
         return "A number of this size has lost digits. Store the ids as text."
-    fix = _sentence(column.fix, value)
-    if fix or column.setting is None:
-        return fix
-    return f"Check that {column.setting} names the right column."
+    return _sentence(column.fix, value) or _check_setting(column)
+
+
+def _check_setting(column: Column) -> str:
+    """Return the sentence about the setting that names a column, empty if there is none."""
+    return f"Check that {column.setting} names the right column." if column.setting else ""
 
 
 def _sentence(text: str | Callable[[Any], str], value: object) -> str:

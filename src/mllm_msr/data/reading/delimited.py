@@ -222,8 +222,9 @@ def _read_rows(
                 bad_rows.add(
                     f"more than {width} values",
                     f"Line {line} of {bad_rows.name} has {len(row)} values instead of {width} "
-                    f"(separator {separator!r}); the last one is {shown(row[-1])}.",
+                    f"(separator {separator!r}); the last one is {shown(row[-1])}",
                     fix="Enclose values that contain the separator in double quotes.",
+                    fix_all="Check that the header names every column." if skip else "",
                 )
                 continue
             yield line, *(row[place] if place < len(row) else None for place in places)
@@ -239,8 +240,7 @@ def _report_malformed(fault: csv.Error, line: int, separator: str, bad_rows: Bad
         ) from fault
     bad_rows.add(
         "misplaced quotation marks",
-        f"Line {line} of {name} has a double quote inside a quoted value (separator "
-        f"{separator!r}).",
+        f"Line {line} of {name} has a double quote inside a quoted value (separator {separator!r})",
         fix='Write a double quote inside a quoted value as "".',
     )
 

@@ -115,7 +115,7 @@ def _read_rows(
             if not isinstance(row, dict):
                 place = f"Line {number} of {bad_rows.name}"
                 bad_rows.add(
-                    "not a JSON object", f"{place} is not a JSON object: {shown(line.strip())}."
+                    "not a JSON object", f"{place} is not a JSON object: {shown(line.strip())}"
                 )
                 continue
             values: list[str | None] = []
@@ -129,7 +129,7 @@ def _read_rows(
                     bad_rows.add(
                         f"{name} is {problem}",
                         f"The value of {name} in line {number} of {bad_rows.name} is {problem}: "
-                        f"{shown(value)}.",
+                        f"{shown(value)}",
                         fix="Write it as a text.",
                     )
                     break

@@ -107,7 +107,7 @@ def _read(
             separator = raw.description.separator
             is_possible = separator is not None and separator != ","
             decimal_comma = is_possible and has_decimal_commas(raw, columns)
-        n_unreadable = sum(bad_rows.dropped.values())
+        n_unreadable = sum(bad_rows.counts.values())
         checked = check_rows(raw, columns, bad_rows, aggregates, decimal_comma=decimal_comma)
     except (*POLARS_ERRORS, NeedsRepairError) as cause:
         if raw.repair is None:
@@ -116,13 +116,7 @@ def _read(
                 "or a column has values of different types. Export it again, for example as CSV."
             ) from cause
         return _read(raw.repair(), columns, options, bad_rows, aggregates, content=content)
-    if bad_rows.dropped and not checked.n_kept:
-        commonest = max(bad_rows.dropped, key=lambda reason: bad_rows.dropped[reason])
-        raise DataError(
-            f"All {checked.n_rows + n_unreadable} rows of {raw.name} are bad. "
-            f"{bad_rows.examples[commonest]} Correct the data."
-        )
-    bad_rows.report()
+    bad_rows.finish(checked.n_kept)
     used = {name: columns[name].source for name in checked.present}
     return TableRead(
         checked.frame,
@@ -132,7 +126,7 @@ def _read(
             n_rows=checked.n_rows + n_unreadable,
             columns=used,
             ignored=tuple(n for n in raw.columns if n.strip() and n not in used.values()),
-            dropped=dict(bad_rows.dropped),
+            dropped=dict(bad_rows.counts),
         ),
         checked.aggregates,
     )

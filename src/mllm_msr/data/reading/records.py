@@ -26,7 +26,7 @@ class ReadOptions:
         separator: Character between the columns of a text file.
         encoding: Encoding of a text file, by its name in Python ("latin-1").
         decimal_comma: Whether numbers are written as "4,5".
-        on_bad_rows: "error" stops at the first row with a missing or invalid value; "drop" leaves
+        on_bad_rows: "error" stops if a row has a missing or invalid value; "drop" leaves
             out such rows and counts them.
         has_settings: Whether users can change these values with the settings `data.*`, which error
             messages then name.

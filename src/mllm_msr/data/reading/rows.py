@@ -1,4 +1,4 @@
-"""Rows of a table: data frames from parsed rows, and bad rows, which are errors or dropped."""
+"""Rows of a table: data frames from parsed rows, and bad rows, which are an error or dropped."""
 
 from __future__ import annotations
 
@@ -57,54 +57,91 @@ def require_distinct(columns: Iterable[str], wanted: Collection[str], name: str)
 
 @dataclass
 class BadRows:
-    """Bad rows of one file.
+    """Bad rows of one file. Once all rows are read, `finish` reports them.
 
     Attributes:
         name: Name of the file in error messages.
-        on_bad_rows: Whether to stop at the first bad row or to drop bad rows.
+        on_bad_rows: Whether bad rows are an error or dropped.
         has_settings: Whether error messages name settings.
-        dropped: Number of dropped rows by reason.
-        examples: Sentences about the first dropped row of each reason.
+        counts: Number of bad rows by reason.
     """
 
     name: str
     on_bad_rows: OnBadRows
     has_settings: bool = True
-    dropped: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    _examples: dict[str, _Example] = field(default_factory=dict)
 
-    def add(self, reason: str, example: str, *, n_rows: int = 1, fix: str = "") -> None:
-        """Count dropped rows.
+    def add(
+        self, reason: str, example: str, *, n_rows: int = 1, fix: str = "", fix_all: str = ""
+    ) -> None:
+        """Count bad rows.
 
         Args:
             reason: Short reason, for counts ("no user_id").
-            example: Sentence about the first of these rows.
+            example: Clause about the first of these rows, without a full stop.
             n_rows: Number of rows.
             fix: How to fix such rows: a sentence.
+            fix_all: Replaces `fix` if all rows of the file have this problem.
+        """
+        self.counts[reason] = self.counts.get(reason, 0) + n_rows
+        self._examples.setdefault(reason, _Example(example, fix, fix_all or fix))
+
+    def finish(self, n_usable: int) -> None:
+        """Log the bad rows if they are dropped.
+
+        Args:
+            n_usable: Number of the other rows.
 
         Raises:
-            DataError: Bad rows are errors.
+            DataError: Bad rows are an error, or all rows are bad.
         """
-        sentences = f"{example} {fix}".rstrip()
+        n_rows = n_usable + sum(self.counts.values())
+        if not self.counts:
+            return
+        if not n_usable:
+            raise DataError(self._describe_all(n_rows))
         if self.on_bad_rows == "error":
+            reason, n_bad = next(iter(self.counts.items()))
+            example = self._examples[reason]
+            also = f" ({n_bad} of {n_rows} rows)" if n_bad > 1 else ""
             how = ", or set data.on_bad_rows=drop to leave out such rows" * self.has_settings
-            correct = "Or correct" if fix else "Correct"
-            raise DataError(f"{sentences} {correct} the data{how}.")
-        if reason not in self.dropped:
-            self.examples[reason] = sentences
-        self.dropped[reason] = self.dropped.get(reason, 0) + n_rows
-
-    def report(self) -> None:
-        """Log the dropped rows."""
-        for reason, n_rows in self.dropped.items():
+            raise DataError(f"{example.text}{also}. {_correct(example.fix)}{how}.")
+        for reason, n_bad in self.counts.items():
+            example = self._examples[reason]
             logger.warning(
-                "%s: dropped %d row%s (%s). %s",
+                "%s: dropped %d of %d rows (%s). %s",
                 self.name,
+                n_bad,
                 n_rows,
-                "s" * (n_rows > 1),
                 reason,
-                self.examples[reason],
+                f"{example.text}. {example.fix}".rstrip(),
             )
+
+    def _describe_all(self, n_rows: int) -> str:
+        """Return the message for a file without a usable row, about the most frequent reason."""
+        reason = max(self.counts, key=lambda one: self.counts[one])
+        example, n_bad = self._examples[reason], self.counts[reason]
+        if n_bad == n_rows:
+            every = f"All {n_rows} rows of {self.name} are bad for the same reason"
+            start = every if n_rows > 1 else f"The only row of {self.name} is bad"
+            return f"{start}. {example.text}. {_correct(example.fix_all)}."
+        start = f"All {n_rows} rows of {self.name} are bad, {n_bad} of them for this reason"
+        return f"{start}: {example.text}. {_correct(example.fix)}."
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """First bad row of a reason, and how to fix such rows."""
+
+    text: str
+    fix: str
+    fix_all: str
+
+
+def _correct(fix: str) -> str:
+    """Return how to fix bad rows, without a full stop."""
+    return f"{fix} Or correct the data" if fix else "Correct the data"
 
 
 def frame_of_rows(
