@@ -104,10 +104,12 @@ def test_the_plan_without_weights_has_the_settings_of_the_run() -> None:
     assert PLAN.n_candidates(k=10, budget=20) == 30
     settings = Settings.model_validate({"retrieve": {"budget": 0, "order": "model"}})
     assert str(without_weights(settings)) == (
-        "Lists have the order of P(yes), and the model scores 0 candidates. retrieve.budget is set."
+        "Lists are ordered by P(yes), the score of the model. The model is not called. The number "
+        "of calls is set by retrieve.budget."
     )
     assert str(PLAN) == (
-        "Lists have fitted weights, and the model scores at most 20 candidates. Chosen."
+        "Lists are ordered by the fitted weights of the run. The model scores at most 20 "
+        "candidates per list, one call each. Chosen."
     )
 
 

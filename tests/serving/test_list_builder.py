@@ -129,7 +129,8 @@ def test_lists_have_the_fitted_order_and_budget(
     every = ("retrieve.adaptive=false",)
     web = serve(*every, folder=run)
     assert web.app.state.lists == (  # type: ignore[attr-defined]
-        f"Lists have fitted weights, and the model scores 30 candidates. {fitted['reason']}"
+        "Lists are ordered by the fitted weights of the run. The model scores 30 candidates per "
+        f"list, one call each. {fitted['reason']}"
     )
     assert n_scored(ask(web, k=34)) == 30
     assert n_scored(ask(web, k=34, budget=4)) == 4

@@ -40,6 +40,7 @@ FORMAT: Final = 1
 CHUNK: Final = 10
 # Probabilities closer to 0 or 1 have no more weight than this.
 _MIN: Final = 1e-6
+_BUDGET_IS_SET: Final = "The number of calls is set by retrieve.budget."
 # Settings of section `retrieve` that the candidates depend on.
 _RETRIEVE: Final = ("generators", "collaborative", "encoder", "recent_share", "depth")
 
@@ -113,7 +114,7 @@ class ListPlan:
     Attributes:
         order: Order of the scored candidates, see `lists.build_list`.
         budget: Number of candidates that the ranker scores by default.
-        reason: Why, as a sentence.
+        reason: Why, and how to change it: sentences that follow those about order and budget.
         weights: The weights, with the order "fitted".
         adaptive: Whether scoring stops when the list is settled, see `ListWeights.is_settled`.
     """
@@ -145,15 +146,18 @@ class ListPlan:
         return self.weights.is_settled(candidates, scores, n_read=n_read, k=k)
 
     def __str__(self) -> str:
-        """Return a sentence about the order and the budget of lists."""
+        """Return sentences about the order of lists, the calls of the model, and why."""
         orders = {
-            "fitted": "fitted weights",
+            "fitted": "the fitted weights of the run",
             "fusion": "rank fusion with fixed weights",
-            "model": "the order of P(yes)",
+            "model": "P(yes), the score of the model",
         }
-        until = " at most" if self.adaptive and self.weights is not None else ""
-        scored = f"the model scores{until} {self.budget} candidates"
-        return f"Lists have {orders[self.order]}, and {scored}. {self.reason}"
+        until = "at most " if self.adaptive and self.weights is not None else ""
+        calls = f"The model scores {until}{self.budget} candidates per list, one call each."
+        return (
+            f"Lists are ordered by {orders[self.order]}. "
+            f"{calls if self.budget else 'The model is not called.'} {self.reason}"
+        )
 
     def n_candidates(self, *, k: int, budget: int) -> int:
         """Return how many candidates a list of `k` items needs."""
@@ -208,13 +212,21 @@ def fixed_weights(recent_weight: float) -> Mapping[str, Weight]:
     return {"recent": Weight(recent_weight)}
 
 
-def without_weights(settings: Settings, reason: str = "") -> ListPlan:
-    """Return the plan of a model without fitted weights."""
+def without_weights(
+    settings: Settings,
+    reason: str = "The number of calls is the default; retrieve.budget sets another one.",
+) -> ListPlan:
+    """Return the plan of a model without fitted weights.
+
+    Args:
+        settings: Settings of the run.
+        reason: Reason of the order and of the default budget, as in `ListPlan`.
+    """
     retrieve = settings.retrieve
     order: Literal["fusion", "model"] = "model" if retrieve.order == "model" else "fusion"
     if retrieve.budget is not None:
-        return ListPlan(order, retrieve.budget, "retrieve.budget is set.")
-    return ListPlan(order, DEFAULT_BUDGET, reason or "It is the default.")
+        return ListPlan(order, retrieve.budget, _BUDGET_IS_SET)
+    return ListPlan(order, DEFAULT_BUDGET, reason)
 
 
 def plan_beside(served: ListPlan, own: ListPlan, settings: Settings) -> ListPlan:
@@ -229,7 +241,7 @@ def plan_beside(served: ListPlan, own: ListPlan, settings: Settings) -> ListPlan
         settings: Settings of the other run.
     """
     if own.weights is not None and served.weights is None:
-        return without_weights(settings, "It is the default: the candidates are not weighted.")
+        return without_weights(settings)
     return own
 
 
@@ -251,23 +263,32 @@ def choose_plan(run: RunFolder, settings: Settings, fold: int) -> ListPlan:
     if order in ("fusion", "model"):
         return without_weights(settings)
     name = file_name(fold)
+    fit = f"mllm-msr fit-lists --run {run.folder}"
     if not run.has(name):
         if order == "fitted":
             raise RunFolderError(
                 f"retrieve.order=fitted, but fold {fold} of the run {run.folder} has no fitted "
-                f"weights. Run 'mllm-msr fit-lists --run {run.folder}', or set retrieve.order=auto."
+                f"weights. Run '{fit}', or set retrieve.order=auto."
             )
-        return without_weights(settings, "It is the default: the run has no weights of fit-lists.")
+        return without_weights(
+            settings,
+            "Order and number of calls are the defaults, because the run has no fitted weights: "
+            f"'{fit}' fits both to its users, and retrieve.budget sets the number.",
+        )
     weights, fitted_for = read_weights(run, fold)
     if problem := _mismatch(run, settings, fold, fitted_for):
-        fix = f"Run 'mllm-msr fit-lists --run {run.folder} --force', or set retrieve.order=fusion."
+        fix = f"Run '{fit} --force', or set retrieve.order=fusion."
         if order == "fitted":
             raise StaleStageError(f"The weights of lists cannot be used: {problem}. {fix}")
         logger.warning("The weights of lists are ignored: %s. %s", problem, fix)
-        return without_weights(settings, f"It is the default: {problem}.")
+        return without_weights(
+            settings,
+            "Order and number of calls are the defaults, because the fitted weights cannot be used "
+            f"({problem}): '{fit} --force' fits them again.",
+        )
     budget, reason = weights.budget, weights.reason
     if settings.retrieve.budget is not None:
-        budget, reason = settings.retrieve.budget, "retrieve.budget is set."
+        budget, reason = settings.retrieve.budget, _BUDGET_IS_SET
     # A diverse list may contain any candidate, so it is never settled early.
     adaptive = settings.retrieve.adaptive and not settings.retrieve.diversity
     return ListPlan("fitted", budget, reason, weights, adaptive)
