@@ -11,14 +11,40 @@ from mllm_msr.cli._progress import ProgressReporter, Task, clock
 
 
 def test_a_line_has_count_share_rate_and_remaining_time() -> None:
-    task = Task("infer", 1000, n_done=400, started=0.0)
-    assert task.describe(20.0) == "infer 400/1000 40% 20/s ETA 00:30"
-    task.n_done = 460
-    # The rate is that of the last 30 seconds, not that of the cached responses before.
-    assert task.describe(50.0) == "infer 460/1000 46% 2.0/s ETA 04:30"
-    assert task.describe(80.0) == "infer 460/1000 46% running for 01:20"
-    task.n_done = 463
-    assert task.describe(110.0) == "infer 463/1000 46% 6.0/min ETA 1:29:30"
+    task = Task("infer", 1000, started=0.0)
+    task.advance(400, 20.0)
+    # A rate of the cached responses and resumed steps would promise too much.
+    assert task.describe(30.0) == "infer 400/1000 40% running for 00:30"
+    task.advance(60, 50.0)
+    assert task.describe(60.0) == "infer 460/1000 46% 2.0/s ETA 04:30"
+    task.advance(440, 70.0)
+    assert task.describe(90.0) == "infer 900/1000 90% 10/s ETA 00:10"
+
+
+def test_there_is_no_estimate_before_some_steps_have_finished() -> None:
+    task = Task("infer", 100, started=0.0)
+    assert task.describe(30.0) == "infer 0/100 0% running for 00:30"
+    task.advance(40, 50.0)  # resumed, after the model was loaded
+    assert task.describe(60.0) == "infer 40/100 40% running for 01:00"
+    task.advance(2, 110.0)
+    assert task.describe(120.0) == "infer 42/100 42% running for 02:00"
+    task.advance(1, 140.0)
+    assert task.describe(150.0) == "infer 43/100 43% 2.0/min ETA 28:30"
+
+
+def test_the_remaining_time_of_regular_steps_only_decreases() -> None:
+    """Advance batches of 16 steps every 50 seconds, with a line every 30 seconds."""
+    task = Task("infer", 160, n_done=0, started=0.0)
+    remaining = []
+    for second in range(10, 500, 10):
+        if second % 50 == 0:
+            task.advance(16, float(second))
+        if second % 30 == 0 and "ETA" in (line := task.describe(float(second))):
+            minutes, seconds = line.split()[-1].split(":")
+            remaining.append(60 * int(minutes) + int(seconds))
+    assert remaining == sorted(remaining, reverse=True)
+    # The rate is right from the first estimate on, so that the time is that of the open batches.
+    assert set(remaining) == set(range(50, 401, 50))
 
 
 def test_a_task_without_a_total_shows_its_time() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _INTERVAL: Final = 30.0  # seconds between two lines
+_MIN_STEPS: Final = 3  # steps that a rate is measured over
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class Task:
     Attributes:
         name: Name of the task.
         total: Number of steps; None if unknown.
-        n_done: Number of finished steps.
+        n_done: Number of finished steps, including those of an earlier process.
         started: Time of the start, in seconds of `time.monotonic`.
         bar: Id of the bar, if it has one.
     """
@@ -40,26 +41,39 @@ class Task:
     n_done: int = 0
     started: float = field(default_factory=time.monotonic)
     bar: TaskID | None = None
-    _last: tuple[float, int] | None = None
+    _updated: float = 0.0
+    _baseline: tuple[float, int] | None = None
+
+    def advance(self, n: int, now: float) -> None:
+        """Count steps that have finished at a time."""
+        self.n_done += n
+        self._updated = now
 
     def describe(self, now: float) -> str:
         """Return a line with the count, rate and remaining time at a time.
 
-        The rate is that since the last line, because cached responses are counted within seconds.
+        The rate is the mean since the first line with finished steps: resumed steps and cached
+        responses are counted within seconds. It ends with the last step, because a time without a
+        finished step says little about the next ones.
 
-        >>> task = Task("infer", 1518, n_done=480, started=0.0)
-        >>> task.describe(12.0)
-        'infer 480/1518 31% 40/s ETA 00:26'
+        >>> task = Task("infer", 1518, started=0.0)
+        >>> task.advance(480, 20.0)
+        >>> task.describe(30.0)
+        'infer 480/1518 31% running for 00:30'
+        >>> task.advance(800, 60.0)
+        >>> task.describe(60.0)
+        'infer 1280/1518 84% 20/s ETA 00:12'
         """
+        running = f"running for {clock(now - self.started)}"
         if self.total is None:
-            return f"{self.name} running for {clock(now - self.started)}"
-        since, before = self._last or (self.started, 0)
-        self._last = (now, self.n_done)
-        rate = (self.n_done - before) / max(now - since, 1e-6)
-        share = 100 * self.n_done // max(self.total, 1)
-        line = f"{self.name} {self.n_done}/{self.total} {share}%"
-        if rate <= 0:
-            return f"{line} running for {clock(now - self.started)}"
+            return f"{self.name} {running}"
+        line = f"{self.name} {self.n_done}/{self.total} {100 * self.n_done // max(self.total, 1)}%"
+        if self._baseline is None and self.n_done:
+            self._baseline = (self._updated, self.n_done)
+        since, before = self._baseline or (now, self.n_done)
+        if self.n_done - before < _MIN_STEPS:
+            return f"{line} {running}"
+        rate = (self.n_done - before) / max(self._updated - since, 1e-6)
         speed = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
         if rate < 1:
             speed = f"{60 * rate:.1f}/min"
@@ -123,7 +137,7 @@ class ProgressReporter:
         self._tasks.append(task)
 
         def advance(n: int) -> None:
-            task.n_done += n
+            task.advance(n, time.monotonic())
             if self._display is not None and task.bar is not None:
                 self._display.update(task.bar, completed=task.n_done)
 
