@@ -48,6 +48,52 @@ def test_like_changes_the_preference_and_the_list(opened) -> None:
     assert len(fresh) == 1
 
 
+@pytest.mark.parametrize("stays", [True, False])
+def test_an_open_dialog_follows_its_list(opened, *, stays: bool) -> None:
+    page = opened("user7")
+    wait_for_preference(page, "user7")
+    held = []
+    page.route("**/v1/recommendations", lambda route: held.append(route), times=1)  # noqa: PLW0108
+    page.click("#list li:last-child .like")
+    while not held:  # the page asks for a list after the preference has changed
+        page.wait_for_timeout(10)
+    shown = page.get_attribute("#list li:nth-child(3)", "data-item")
+    page.click("#list li:nth-child(3) .title")
+    assert "Rank 3 in this list." in page.inner_text("#item-about")
+    page.focus("#item-buttons button:nth-child(2)")
+    response = held[0].fetch()
+    body = response.json()
+    others = [item for item in body["items"] if item["item_id"] != shown]
+    found = [others[0] | {"item_id": shown}, *others] if stays else others
+    body["items"] = [item | {"rank": rank} for rank, item in enumerate(found, start=1)]
+    held[0].fulfill(response=response, json=body)
+    page.wait_for_selector('#status:has-text("in the list")')
+    expected = "Rank 1 in this list." if stays else "The new list does not contain it."
+    about = page.inner_text("#item-about")
+    assert expected in about
+    assert "Rank 3" not in about
+    assert page.locator("#item-buttons button:nth-child(2):focus").count() == 1
+
+
+def test_an_open_dialog_follows_the_history(opened) -> None:
+    page = opened("user9")
+    wait_for_preference(page, "user9")
+    held = []
+    page.route("**/v1/events", lambda route: held.append(route), times=1)  # noqa: PLW0108
+    page.click("#list li:first-child .like")
+    n_items = page.locator("#history li").count()
+    page.click("#history li:last-child button")
+    about = page.inner_text("#item-about")
+    assert f"Item {n_items} of {n_items}. The latest preference does not include it yet." in about
+    assert page.locator("#item-buttons button").count() == 0
+    held.pop().continue_()
+    page.wait_for_selector('#status:has-text("in the list")')
+    about = page.inner_text("#item-about")
+    assert f"Item {n_items} of {n_items}. The latest preference includes it." in about
+    page.click("text=Remove from the history")
+    page.wait_for_selector(f"#history li >> nth={n_items - 1}", state="detached")
+
+
 def test_like_can_be_undone_at_once_and_later(opened) -> None:
     page = opened("user10")
     wait_for_preference(page, "user10")

@@ -3,25 +3,22 @@
 import { fetchJson, idOf } from "/page/api.js";
 import { $, button, cover, element, items, titleOf } from "/page/elements.js";
 import { foundBy, matchText, movedByRetrieval, nameOf, whyUnscored } from "/page/lists.js";
-import { state } from "/page/state.js";
+import { historyShown, state } from "/page/state.js";
 
 let actions = {}; // like, dislike and remove
+
+let open = null; // the item in the dialog: {id, listed, list, at, text}
 
 export const onItemAction = (given) => { actions = given; };
 
 // Show an item; `listed` is its row in a list, `at` its place in the history.
 export async function openItem(id, listed = null, at = null) {
-  const dialog = $("item");
   const text = element("p", {}, "Loading …");
-  const sections = [element("h3", {}, "Text of the item"), text];
-  if (items.get(id)?.summary) sections.push(element("h3", {}, "Summary by the model"), element("p", {}, items.get(id).summary));
-  sections.push(element("h3", {}, listed ? "Why it is recommended" : "In the history"), ...(listed ? reasons(listed) : place(at)));
+  open = { id, listed, list: state.shown.other.includes(listed) ? "other" : "own", at, text };
   $("item-title").textContent = titleOf(id);
   $("item-cover").replaceChildren(cover(id));
-  $("item-about").replaceChildren(...sections);
-  $("item-buttons").replaceChildren(...buttons(id, listed, at));
-  dialog.showModal();
-  dialog.addEventListener("close", () => keepFocus(id), { once: true });
+  drawItem();
+  if (!$("item").open) $("item").showModal();
   try {
     const found = await fetchJson(`/v1/items?item_id=${idOf(id)}&text=true`);
     text.textContent = found.items[0]?.text || "The item has no text besides its title.";
@@ -29,6 +26,32 @@ export async function openItem(id, listed = null, at = null) {
     text.textContent = `The text cannot be loaded. ${error.message}`;
   }
 }
+
+// Draw the item as the lists and the history are now: they may change while the dialog is open.
+function drawItem() {
+  if (!open) return;
+  const { id, list, text } = open;
+  const sections = [element("h3", {}, "Text of the item"), text];
+  if (items.get(id)?.summary) sections.push(element("h3", {}, "Summary by the model"), element("p", {}, items.get(id).summary));
+  if (open.listed) {
+    const listed = state.shown[list].find((item) => item.item_id === id);
+    open.listed = listed ?? open.listed;
+    sections.push(element("h3", {}, "Why it is recommended"), ...(listed ? reasons(listed) : [element("p", {}, "The new list does not contain it.")]));
+  } else {
+    if (historyShown()[open.at] !== id) open.at = historyShown().lastIndexOf(id);
+    sections.push(element("h3", {}, "In the history"), element("p", {}, place(open.at)));
+  }
+  $("item-about").replaceChildren(...sections);
+  const focused = [...$("item-buttons").children].indexOf(document.activeElement);
+  $("item-buttons").replaceChildren(...buttons(open));
+  $("item-buttons").children[focused]?.focus();
+}
+
+document.addEventListener("drawn", drawItem);
+$("item").addEventListener("close", () => {
+  keepFocus(open.id);
+  open = null;
+});
 
 // The row that opened the dialog is gone if the list was drawn again in the meantime. The focus then
 // stays in the closed dialog, or is lost.
@@ -55,12 +78,13 @@ function reasons(item) {
 }
 
 function place(at) {
+  if (at < 0) return "The history does not contain it any more.";
   const read = state.user.preference_history.at(-1)?.n_items ?? 0;
   const included = at < read ? "The latest preference includes it." : "The latest preference does not include it yet.";
-  return [element("p", {}, `Item ${at + 1} of ${state.user.history.length}. ${included}`)];
+  return `Item ${at + 1} of ${historyShown().length}. ${included}`;
 }
 
-function buttons(id, listed, at) {
+function buttons({ id, listed, at }) {
   const close = (action) => () => { $("item").close(); action(); };
   if (listed) {
     return [

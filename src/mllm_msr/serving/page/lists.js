@@ -143,6 +143,7 @@ export async function refreshLists({ marked = false } = {}) {
     drawLists(own, other, marked);
     const known = new Set(state.shown.own.map((item) => item.item_id));
     state.shown = { own: own.items, other: other?.items ?? [], reason: own.fallback_reason };
+    document.dispatchEvent(new Event("drawn"));
     return own.items.filter((item) => !known.has(item.item_id)).length;
   } finally {
     if (started === state.turn) $("lists").removeAttribute("aria-busy");

@@ -1,7 +1,7 @@
 // The history of the user, the preference with its history, and the progress to the next update.
 
 import { $, button, cover, element, skeleton, titleOf } from "/page/elements.js";
-import { isLatest, latestPreference, noPreference, state, step, writesPreferences } from "/page/state.js";
+import { historyShown, isLatest, latestPreference, noPreference, state, step, writesPreferences } from "/page/state.js";
 import { newWords, phraseWords, words } from "/page/words.js";
 
 let openItem = () => {}; // shows an item in a dialog
@@ -20,7 +20,7 @@ function drawHistory() {
   const { user, liked, pending } = state;
   const read = user.preference_history[step()]?.n_items ?? 0;
   const readBefore = user.preference_history[step() - 1]?.n_items ?? 0;
-  const history = pending ? [...user.history, pending] : user.history;
+  const history = historyShown();
   $("history").replaceChildren(...history.map((id, at) => {
     const isNew = liked.has(id) || (id === pending && at === history.length - 1);
     const states = [writesPreferences() && at >= read && "unread", at >= readBefore && at < read && "block", isNew && "added"];
@@ -109,6 +109,7 @@ export function drawUser() {
   drawSteps();
   drawNext();
   $("now").textContent = latestPreference() ?? noPreference();
+  document.dispatchEvent(new Event("drawn"));
 }
 
 export function goTo(at) {

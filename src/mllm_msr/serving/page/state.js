@@ -16,6 +16,9 @@ export const emptyUser = (id) => ({
   id, history: [], preference_history: [], events: [], dislikes: [], n_items: 0, updating: false, next_update: 1, failure: null,
 });
 
+// The history with an item whose like is not acknowledged yet.
+export const historyShown = () => (state.pending ? [...state.user.history, state.pending] : state.user.history);
+
 export const step = () => Number(document.getElementById("step").value);
 
 export const isLatest = () => step() >= state.user.preference_history.length - 1;
