@@ -170,11 +170,17 @@ def test_list_of_a_slow_model_is_not_compared_with_the_next_one(pages, event_url
         body["preference_history"].pop()
         route.fulfill(response=response, json=body)
 
+    held = []
+
     def slow_at_first(page) -> None:
         page.route("**/preference", not_updated_yet, times=1)
+        page.route("**/v1/recommendations", lambda route: held.append(route), times=1)  # noqa: PLW0108
         page.route("**/v1/recommendations", unranked, times=1)
 
     page = pages.open(f"{event_url}/#user4", loaded="#reason:visible", before=slow_at_first)
+    while not held:
+        page.wait_for_timeout(10)
+    held.pop().continue_()
     page.wait_for_selector('#list :text("match 0.")')  # the update has changed the list
     assert page.locator("#list .mark").count() == 0
     page.wait_for_timeout(1000)  # the history scrolls smoothly
