@@ -125,10 +125,35 @@ def test_a_variant_with_other_candidates_is_rejected(tmp_path: Path, data: Path,
 
 def test_changed_arguments_of_a_baseline_are_rejected_by_name(tmp_path: Path, data: Path, counter):
     run(tmp_path / "run", data, ["item_knn"])
-    with pytest.raises(StaleStageError, match=r"item_knn\.decay was the default and is now 0\.5"):
+    with pytest.raises(StaleStageError, match=r"item_knn\.decay was the default .* is now 0\.5"):
         run(tmp_path / "run", data, ["item_knn"], "baselines.item_knn.decay=0.5")
     found = run(tmp_path / "new", data, ["item_knn"], "baselines.item_knn.decay=0.5")
     assert set(found["metrics"]) == {"item_knn"}
+
+
+def test_force_scores_given_models_again_and_repeats_no_earlier_stage(
+    tmp_path: Path, data: Path, counter
+) -> None:
+    folder = tmp_path / "run"
+    run(folder, data, ["mllm_msr", "item_knn", "popularity"], "train.enabled=true")
+    before = stages(folder)
+    with Pipeline.open(folder, ["baselines.item_knn.decay=0.5"], force=True) as pipeline:
+        compare(pipeline, ["mllm_msr", "item_knn"])
+    after = stages(folder)
+    redone = {name for name in before if before[name] != after[name]}
+    assert redone == {"score/mllm_msr", "score/item_knn", "evaluate", "report"}
+    assert after["score/item_knn"]["settings"]["item_knn.decay"] == 0.5
+    with (
+        Pipeline.open(folder, ["data.n_negatives=4"], force=True) as pipeline,
+        pytest.raises(StaleStageError, match=r"'mllm-msr prepare --run \S+ --force'"),
+    ):
+        compare(pipeline, ["item_knn"])
+    with (
+        Pipeline.open(folder, ["baselines.item_knn.decay=0.6"], force=True) as pipeline,
+        pytest.raises(StaleStageError, match="'score/item_knn' was finished"),
+    ):
+        compare(pipeline, ["popularity"])
+    assert stages(folder) == after
 
 
 def test_unknown_models_are_rejected_before_any_work(tmp_path: Path, data: Path, counter):

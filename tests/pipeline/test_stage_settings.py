@@ -57,7 +57,9 @@ def test_settings_of_finished_stages_are_not_replaced(
     setting: str, stage: str, finished: Path
 ) -> None:
     before = saved(finished)
-    fix = rf"redo the stage with 'mllm-msr {stage.partition('/')[0]} --force'"
+    kind, _, part = stage.partition("/")
+    command = f"compare --models {part}" if kind == "score" else kind
+    fix = rf"'mllm-msr {command} --run {finished} --force'"
     for force in (False, True):
         with (
             Pipeline.open(finished, [setting], force=force) as pipeline,

@@ -123,7 +123,7 @@ def test_a_missing_output_names_the_stage_to_run(name: str, fix: str) -> None:
 
 
 def test_equal_conditions_are_not_stale() -> None:
-    manifest.require_unchanged("summarize", entry(k=5), conditions(k=5))
+    manifest.require_unchanged(Path("R"), "summarize", entry(k=5), conditions(k=5))
 
 
 def test_every_change_is_listed_with_both_values() -> None:
@@ -134,16 +134,27 @@ def test_every_change_is_listed_with_both_values() -> None:
         model="tiny@2",
     )
     with pytest.raises(StaleStageError) as caught:
-        manifest.require_unchanged("summarize", entry(k=5, old=None), new)
+        manifest.require_unchanged(Path("R"), "summarize", entry(k=5, old=None), new)
     assert str(caught.value) == (
         "The stage 'summarize' was finished with other conditions: "
-        "setting item_type was the default and is now 'film'; setting k was 5 and is now 6; "
-        "setting old was None and is now the default; "
+        "setting item_type was the default or not used and is now 'film'; "
+        "setting k was 5 and is now 6; "
+        "setting old was None and is now the default or not used; "
         "input items was aaaaaaaaaaaa... and is now dddddddddddd...; "
         "template fusion was absent and is now eeeeeeeeeeee...; "
         "the model was 'tiny@1' and is now 'tiny@2'. "
-        "Restore them, use another run folder, or redo the stage with --force."
+        "Restore them, use another run folder, or redo the stage with the new ones: "
+        "'mllm-msr summarize --run R --force', with the changed settings."
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "command"),
+    [("train/0", "mllm-msr train"), ("score/sasrec", "mllm-msr compare --models sasrec")],
+)
+def test_the_command_redoes_one_stage_or_model(stage: str, command: str) -> None:
+    with pytest.raises(StaleStageError, match=f"'{command} --run R --force'"):
+        manifest.require_unchanged(Path("R"), stage, entry(k=5), conditions(k=6))
 
 
 def test_the_file_is_plain_json(tmp_path: Path) -> None:

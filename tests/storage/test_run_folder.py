@@ -103,7 +103,7 @@ def test_tuples_in_settings_do_not_make_a_stage_stale(tmp_path: Path) -> None:
 def test_a_stage_with_other_settings_is_rejected_unless_forced(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path) as run:
         prepare(run)
-        message = "setting k was 5 and is now 6.*redo the stage with --force"
+        message = "setting k was 5 and is now 6.*redo the stage with the new ones: .* --force"
         with pytest.raises(StaleStageError, match=message), run.stage("prepare", settings={"k": 6}):
             pytest.fail("the stage must not start")
         assert run.read("items").equals(ITEMS)

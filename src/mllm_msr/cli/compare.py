@@ -12,7 +12,6 @@ from mllm_msr.cli._completion import complete_models
 from mllm_msr.cli._open_run import open_pipeline
 from mllm_msr.cli._options import (
     ConfigOption,
-    ForceOption,
     JsonOption,
     Overrides,
     PresetOption,
@@ -39,14 +38,17 @@ def command(
     run: RunOption = Path("runs/run"),
     preset: PresetOption = None,
     config: ConfigOption = None,
-    force: ForceOption = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Score the models, and run ablations, again.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train, score and evaluate models on the same candidates.
 
     The candidates are those of the run folder. The tables show all models of the run, the JSON
     output those that are given. Models with finished scores are skipped, so the
-    same command resumes an interrupted comparison.
+    same command resumes an interrupted comparison. --force does not repeat earlier stages,
+    such as the training of MLLM-MSR: use their own commands.
     """
     from mllm_msr.pipeline.compare import compare
 

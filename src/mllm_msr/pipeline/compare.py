@@ -49,7 +49,8 @@ def known_models() -> list[str]:
 def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
     """Train, score and evaluate models on the run folder's candidates.
 
-    Finished work is reused; the evaluation covers all models with scores in the folder.
+    Finished work is reused; the evaluation covers all models with scores in the folder. With force,
+    the models are scored again and the ablations run again; stages before are not.
 
     Args:
         pipeline: The run.
@@ -66,13 +67,7 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
         SettingsError: An argument of a baseline is out of range.
         StaleStageError: A stage was finished with other settings.
     """
-    if isinstance(models, str):
-        raise UsageError(f"The models are {models!r}. Pass a list, for example [{models!r}].")
-    if not models:
-        raise UnknownNameError(f"No model is given. Available: {', '.join(known_models())}.")
-    for name in models:
-        if name not in known_models():
-            raise registry.unknown_name_error("model", name, known_models())
+    _require_models(models)
     # Add the requested models to the run's own settings.
     settings = pipeline.settings
     requested = [name for name in models if name not in VARIANTS]
@@ -86,10 +81,13 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
     # Before any work, and before wrong arguments are saved with the settings.
     pipeline.recommenders.require_valid(requested)
     derived = ("evaluate", "report")  # cheap, and depend only on scores
-    pipeline.run_stage("prepare", redone=derived)
+    scored = [f"score/{name}" for name in models if pipeline.context.force]
+    # Force is for what this command makes, never for the hours of a training.
+    kept = pipeline.with_settings(pipeline.settings, force=False)
+    kept.run_stage("prepare", redone=[*derived, *scored])
     for stage, users in _USERS.items():
         if users & needed:
-            pipeline.run_stage(stage)
+            kept.run_stage(stage)
     # Score only the requested models instead of all models in the settings.
     for name in models:
         if name in ABLATIONS:
@@ -106,6 +104,16 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
     metrics = {name: result["metrics"][name] for name in models}
     comparisons = _comparisons(pipeline.run, models)
     return RunResult({**result, "metrics": metrics, "comparisons": comparisons})
+
+
+def _require_models(models: Sequence[str]) -> None:
+    if isinstance(models, str):
+        raise UsageError(f"The models are {models!r}. Pass a list, for example [{models!r}].")
+    if not models:
+        raise UnknownNameError(f"No model is given. Available: {', '.join(known_models())}.")
+    for name in models:
+        if name not in known_models():
+            raise registry.unknown_name_error("model", name, known_models())
 
 
 def _comparisons(run: RunFolder, models: Sequence[str]) -> list[dict[str, Any]]:

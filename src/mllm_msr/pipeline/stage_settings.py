@@ -133,7 +133,7 @@ def require_prepared_data(context: RunContext, settings: Settings) -> None:
             were prepared; the message names them.
     """
     if entry := context.run.stages.get("prepare"):
-        _require_equal("prepare", entry, entry["settings"], prepare_settings(settings))
+        _require_equal(context, "prepare", entry, entry["settings"], prepare_settings(settings))
         require_images(context, settings)
 
 
@@ -184,7 +184,7 @@ def require_finished_settings(context: RunContext, settings: Settings) -> None:
         kind, _, part = name.partition("/")
         if kind in read:
             old, new = (_values(context, each, kind, part, entry) for each in (saved, settings))
-            _require_equal(name, entry, old, new)
+            _require_equal(context, name, entry, old, new)
 
 
 def require_kept_settings(
@@ -198,7 +198,8 @@ def require_kept_settings(
         context: The run.
         settings: Settings of the stage, which are saved after it.
         stage: Name of the stage, which checks its own settings.
-        redone: Other stages that the same command redoes.
+        redone: Other stages that the same command redoes, as kind ("report") or name
+            ("score/gru4rec").
 
     Raises:
         StaleStageError: A setting of another finished stage differs; the message names it.
@@ -210,13 +211,13 @@ def require_kept_settings(
     after = order[order.index(stage) + 1 :] if context.force else []
     for name, entry in context.run.stages.items():
         kind, _, part = name.partition("/")
-        if kind not in _SETTINGS or kind in {stage, *redone, *after}:
+        if kind not in _SETTINGS or {kind, name} & {stage, *redone, *after}:
             continue
         # The scores may be of a plugin that is not installed here.
         with contextlib.suppress(UnknownNameError, MissingExtraError):
             old, new = (_values(context, each, kind, part, entry) for each in (saved, settings))
             model = _fingerprint(context, saved, settings, kind, entry)
-            _require_equal(name, entry, old, new, model=model)
+            _require_equal(context, name, entry, old, new, model=model)
 
 
 def skipped_stages(context: RunContext, settings: Settings) -> list[str]:
@@ -289,7 +290,13 @@ def _own_model(settings: Settings, kind: str) -> ModelSettings | None:
 
 
 def _require_equal(
-    name: str, entry: Entry, old: Values, new: Values, *, model: str | None = None
+    context: RunContext,
+    name: str,
+    entry: Entry,
+    old: Values,
+    new: Values,
+    *,
+    model: str | None = None,
 ) -> None:
     was = Entry(**{**entry, "settings": old})
     # Compare what the manifest can store: JSON turns tuples into lists.
@@ -299,4 +306,4 @@ def _require_equal(
         templates=entry["templates"],
         model=entry["model"] if model is None else model,
     )
-    manifest.require_unchanged(name, was, now, redo=f"'mllm-msr {name.partition('/')[0]} --force'")
+    manifest.require_unchanged(context.run.folder, name, was, now)

@@ -187,19 +187,18 @@ def require(stages: Mapping[str, Entry], name: str) -> Output:
     return output
 
 
-def require_unchanged(
-    stage: str, entry: Entry, conditions: Conditions, *, redo: str = "--force"
-) -> None:
+def require_unchanged(folder: Path, stage: str, entry: Entry, conditions: Conditions) -> None:
     """Raise an error if a stage was finished with other conditions.
 
     Args:
+        folder: The run folder.
         stage: Name of the stage.
         entry: The finished stage.
         conditions: The conditions of the current call.
-        redo: What redoes the stage, for the message.
 
     Raises:
-        StaleStageError: The conditions differ. The message lists each difference.
+        StaleStageError: The conditions differ. The message lists each difference, and names the
+            command that redoes the stage.
     """
     changes = [
         *_differences("setting", entry["settings"], conditions["settings"]),
@@ -211,8 +210,15 @@ def require_unchanged(
     if changes:
         raise StaleStageError(
             f"The stage {stage!r} was finished with other conditions: {'; '.join(changes)}. "
-            f"Restore them, use another run folder, or redo the stage with {redo}."
+            "Restore them, use another run folder, or redo the stage with the new ones: "
+            f"'{_redo_command(stage)} --run {folder} --force', with the changed settings."
         )
+
+
+def _redo_command(stage: str) -> str:
+    kind, _, part = stage.partition("/")
+    # `score --force` would score the other models of the run as well.
+    return f"mllm-msr compare --models {part}" if kind == "score" else f"mllm-msr {kind}"
 
 
 def _parse(text: str, folder: Path) -> dict[str, Entry]:
@@ -239,8 +245,8 @@ def _differences(
 ) -> Iterator[str]:
     def shown(values: Mapping[str, object], key: str) -> str:
         if key not in values:
-            # Stages record only the settings that differ from their defaults.
-            return "the default" if kind == "setting" else "absent"
+            # Stages record only the settings that they use and that differ from their defaults.
+            return "the default or not used" if kind == "setting" else "absent"
         return f"{values[key]!s:.12}..." if shorten else repr(values[key])
 
     for key in sorted(old.keys() | new.keys()):

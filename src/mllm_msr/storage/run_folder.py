@@ -240,7 +240,7 @@ class RunFolder:
         expected = conditions
         if derived:
             expected = manifest.Conditions(**{**conditions, "inputs": entry["inputs"]})
-        manifest.require_unchanged(name, entry, expected)
+        manifest.require_unchanged(self.folder, name, entry, expected)
         if entry["inputs"] != conditions["inputs"]:
             return False
         for path, record in entry["outputs"].items():
