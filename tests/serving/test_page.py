@@ -210,6 +210,19 @@ def test_dialog_says_why_the_model_was_not_asked(opened) -> None:
     }
 
 
+@pytest.mark.parametrize("budget", [0, 2])
+def test_lists_have_the_number_of_model_calls_of_the_service(
+    pages, scored_run: Path, tmp_path: Path, budget: int
+) -> None:
+    state = f"serve.state=sqlite:///{tmp_path / 'state.sqlite'}"
+    with listening_with_fakes(scored_run, state, f"retrieve.budget={budget}") as url:
+        page = pages.open(f"{url}/#user3")
+        page.wait_for_selector("#list .score")
+        assert page.locator('#list .score:has-text("match")').count() == budget
+        assert ("without model calls" in page.inner_text("#note")) == (not budget)
+    assert pages.errors == []
+
+
 def test_focus_returns_to_the_item_if_its_list_was_drawn_again(opened) -> None:
     page = opened("user5")
     page.focus("#list li:nth-child(2) .title")

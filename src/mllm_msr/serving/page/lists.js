@@ -5,7 +5,6 @@ import { $, button, cover, element, loadItems, skeleton, titleOf } from "/page/e
 import { drawPreference } from "/page/profile.js";
 import { isLatest, state } from "/page/state.js";
 
-const BUDGET = 20; // candidates that the model scores per list
 const NEW = "new";
 const RETRIEVAL = "retrieval"; // the candidates in the order of the retriever
 
@@ -124,8 +123,8 @@ export function drawLoadingList() {
 }
 
 async function fetchList(model) {
-  const budget = model === RETRIEVAL ? 0 : Math.max(BUDGET, state.n);
-  const body = { user_id: state.user.id, k: state.n, budget, model: model === RETRIEVAL ? "run" : model };
+  const ranked = model === RETRIEVAL ? { model: "run", budget: 0 } : { model };
+  const body = { user_id: state.user.id, k: state.n, ...ranked };
   const found = await fetchJson("/v1/recommendations", { method: "POST", body });
   await loadItems(found.items.map((item) => item.item_id));
   return found;
@@ -168,7 +167,9 @@ function drawLists(own, other, marked) {
   // Two lists of which the model has ranked only one differ for another reason than a change.
   const isChange = marked && isTemporary(own.fallback_reason) === isTemporary(earlier.reason);
   const scored = [...own.items, ...(other?.items ?? [])].some((item) => item.score !== null);
-  $("note").textContent = scored ? "Match: how strongly the model answers yes. Not the chance that the item comes next." : "";
+  const isUnasked = [[own, "model"], [other, "compare"]].some(([list, menu]) => list?.items[0]?.reason === "beyond_budget" && $(menu).value !== RETRIEVAL);
+  $("note").textContent = scored ? "Match: how strongly the model answers yes. Not the chance that the item comes next."
+    : isUnasked ? "This service is set to make lists without model calls (retrieve.budget or fit-lists)." : "";
   drawList("list", own.items, isChange ? earlier.own : null, NEW);
   if (other) drawList("other-list", other.items, own.items, "only here");
   $("columns").style.setProperty("--rows", Math.max(own.items.length, other?.items.length ?? 0));
