@@ -24,6 +24,16 @@ def test_ids_with_the_same_beginning_come_first(wanted: str, expected: list[str]
     assert similar_ids(wanted, IDS)[: len(expected) or None] == expected
 
 
+@pytest.mark.parametrize("wanted", ["12", "012", "000012"])
+def test_an_id_with_other_leading_zeros_comes_first(wanted: str) -> None:
+    ids = ["00000", "00012", "00120", "0121", "122", "123"]
+    assert similar_ids(wanted, ids)[0] == "00012"
+
+
+def test_zeros_alone_are_no_reason_to_suggest_an_id() -> None:
+    assert similar_ids("0", ["00000", "00012"]) == []
+
+
 def test_there_is_nothing_similar_among_no_ids() -> None:
     assert similar_ids("u1", []) == []
 
