@@ -31,8 +31,15 @@ def run(folder: Path, *options: str, shape: str = "tiny") -> int:
     return main(["--device", "cpu", "--shape", shape, "--output", str(folder), *options])
 
 
+@pytest.fixture
+def steps_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run steps in this process: ten processes would import the same packages ten times."""
+    monkeypatch.setattr(_runner, "_wait", lambda check, name, *_: _runner.run_step(check, name))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("steps_in_this_process")
 def test_all_steps_pass_on_the_cpu_or_say_why_they_are_skipped(tmp_path: Path) -> None:
     assert run(tmp_path, "--minutes", "18") == 0
     found = {name: results(tmp_path, name) for name in STEPS}
