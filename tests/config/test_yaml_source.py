@@ -19,6 +19,14 @@ def test_values_of_an_anchor_do_not_change_together() -> None:
     assert content["b"] == {"k": [1]}
 
 
+def test_a_text_that_is_parsed_again_has_values_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a: {k: [1]}\nseen: once"
+    first = parse_yaml(text)
+    first["a"]["k"].append(2)
+    monkeypatch.delattr(yaml, "load")  # it is not parsed twice
+    assert parse_yaml(text) == {"a": {"k": [1]}, "seen": "once"}
+
+
 def test_content_that_grows_or_contains_itself_is_rejected() -> None:
     levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 9))
     with pytest.raises(yaml.YAMLError, match="too many values"):

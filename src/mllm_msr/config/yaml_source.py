@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from importlib.resources.abc import Traversable
 from typing import Any, Final
@@ -32,11 +33,7 @@ def parse_yaml(text: str) -> Any:
     Raises:
         YAMLError: The text is not valid, or has more values than settings can have.
     """
-    # A subclass of the safe loader: it only creates plain data.
-    try:
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
+    content = _load(text)
     n_values = 0
 
     def copied(value: Any, depth: int) -> Any:
@@ -49,6 +46,19 @@ def parse_yaml(text: str) -> Any:
         return [copied(each, depth + 1) for each in value] if isinstance(value, list) else value
 
     return copied(content, 0)
+
+
+@functools.lru_cache(maxsize=128)
+def _load(text: str) -> Any:
+    """Return the content of a YAML text, which callers must not change.
+
+    Each stage of a run reads the same settings file, which takes PyYAML ten milliseconds or more.
+    """
+    # A subclass of the safe loader: it only creates plain data.
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def yaml_names(folder: Traversable) -> list[str]:
