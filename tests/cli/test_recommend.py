@@ -39,6 +39,18 @@ def test_a_run_without_preferences_prints_none(capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out.strip().startswith(first)
 
 
+@pytest.mark.parametrize(("order", "is_fused"), [("fusion", True), ("model", False)])
+def test_the_generators_are_named_if_the_order_depends_on_them(
+    invoke, finished: Path, order: str, is_fused: bool
+) -> None:
+    options = ["--user", "user3", "--run", finished, f"retrieve.order={order}"]
+    done = invoke("recommend", *options)
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.stdout.split())
+    assert "not the chance that the item comes next." in words
+    assert ("order also counts the candidate generators" in words) == is_fused
+
+
 def test_matched_titles_are_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     titles = ("Boats, Lots", "Ugly")
     item = Recommendation("a", 1, 0.5, generators=(), matches=titles, title="A title")

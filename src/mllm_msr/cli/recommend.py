@@ -65,7 +65,8 @@ def command(
             recommendations = model.recommend(user, k, budget=budget, strict=strict)
         else:
             recommendations = model.recommend_for_history(items, k, budget=budget)
-        plain = _format_list(recommendations)
+        is_fused = model.settings.retrieve.order != "model"
+        plain = _format_list(recommendations, is_fused=is_fused)
     values = asdict(recommendations)
     for item in values["items"]:
         del item["image"]  # a path of this machine
@@ -78,8 +79,13 @@ def _split(history: str) -> list[str]:
     return [part.strip() for row in rows for part in row if part.strip()]
 
 
-def _format_list(recommendations: RecommendationList) -> RenderableType:
-    """Return the preference, and a table of the items with the phrases that they match."""
+def _format_list(recommendations: RecommendationList, *, is_fused: bool = True) -> RenderableType:
+    """Return the preference, and a table of the items with the phrases that they match.
+
+    Args:
+        recommendations: The list.
+        is_fused: Whether the order depends on the candidate generators too.
+    """
     from rich.console import Group
     from rich.text import Text
 
@@ -97,9 +103,8 @@ def _format_list(recommendations: RecommendationList) -> RenderableType:
     written = recommendations.preference
     preference = [Text(written + "\n")] if written else []
     notes = [Text(note + "\n") for note in recommendations.notes()]
-    legend = (
-        "\nmatch: how strongly the model answers yes, not the chance that the item comes next. The "
-        "order also counts the candidate generators."
-    )
+    legend = "\nmatch: how strongly the model answers yes, not the chance that the item comes next."
+    if is_fused:
+        legend += " The order also counts the candidate generators."
     scored = any(item.score is not None for item in recommendations)
     return Group(*preference, *notes, table, *([legend] if scored else []))
