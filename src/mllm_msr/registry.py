@@ -59,11 +59,15 @@ _KINDS: Final = MappingProxyType(
 
 def names(kind: Kind) -> list[str]:
     """Return the names of all plugins of a kind, in alphabetical order."""
+    external = {point.name for point in _external_plugins(kind)}
+    return sorted(_built_in_names(kind) | external)
+
+
+@functools.cache
+def _built_in_names(kind: Kind) -> frozenset[str]:
     folder = Path(__file__).parent.joinpath(*_KINDS[kind].package.split("."))
     modules = pkgutil.iter_modules([str(folder)])
-    built_in = {module.name for module in modules if not module.name.startswith("_")}
-    external = {point.name for point in _external_plugins(kind)}
-    return sorted(built_in | external)
+    return frozenset(module.name for module in modules if not module.name.startswith("_"))
 
 
 def find(kind: Kind, name: str) -> type:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ class Pipeline:
     def __init__(self, context: RunContext, settings: Settings) -> None:
         self.context = context
         self.settings = settings
-        saved = self._settings_file
+        saved = context.run.folder / layout.CONFIG
         self._saved_settings = saved.read_text(encoding="utf-8") if saved.is_file() else ""
 
     @classmethod
@@ -234,7 +235,7 @@ class Pipeline:
     def save_settings(self) -> None:
         """Save the settings as the folder's `config.yaml`."""
         trust.remember(self.run.folder, self.settings)
-        self._save_settings(with_checksum(self.settings.to_yaml()))
+        self._save_settings(self._settings_text)
 
     def with_settings(
         self, settings: Settings | Overrides, *, force: bool | None = None
@@ -314,15 +315,14 @@ class Pipeline:
         """
         return RunReport(self.run.verified(layout.REPORT_HTML))
 
-    @property
-    def _settings_file(self) -> Path:
-        return self.run.folder / layout.CONFIG
+    @functools.cached_property
+    def _settings_text(self) -> str:
+        return with_checksum(self.settings.to_yaml())
 
     def _save_settings(self, text: str) -> None:
-        saved = self._settings_file
-        if not text or (saved.is_file() and saved.read_text(encoding="utf-8") == text):
-            return
-        self.run.write_text(saved.name, text)
+        saved = self.run.folder / layout.CONFIG
+        if text and not (saved.is_file() and saved.read_text(encoding="utf-8") == text):
+            self.run.write_text(saved.name, text)
 
 
 def _require_stage(name: str) -> None:
