@@ -58,6 +58,18 @@ def config_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let `os.fsync` only check its argument in this process.
+
+    The operating system keeps what a killed process has written; flushing it to the disk only
+    matters if the power fails. Other processes that tests start flush as usual.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a small finished run of the preset `demo`, which tests must not change.
