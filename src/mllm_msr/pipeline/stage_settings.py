@@ -7,8 +7,10 @@ would be ignored, and later commands would take it for the value that the stage 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -252,8 +254,16 @@ def skipped_stages(context: RunContext, settings: Settings) -> list[str]:
 def _saved_settings(context: RunContext) -> Settings | None:
     """Return the saved settings of a run; None if there are none, or of another version."""
     path = context.run.folder / layout.CONFIG
-    if not path.is_file():
-        return None
+    return _settings_in(path, path.read_bytes()) if path.is_file() else None
+
+
+@functools.lru_cache(maxsize=4)
+def _settings_in(path: Path, content: bytes) -> Settings | None:
+    """Return the settings in a file; with other `content`, it is read again.
+
+    Every stage of a run compares its settings with them.
+    """
+    del content
     try:
         return load_settings(None, (), file=path, environment={})
     except UsageError:

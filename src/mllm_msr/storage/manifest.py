@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, Final, TypedDict, get_type_hints
+from typing import Any, Final, TypedDict
 
 from mllm_msr.errors import DamagedFileError, RunFolderError, StaleStageError
 from mllm_msr.storage import atomic, layout, verification
@@ -232,9 +232,8 @@ def _parse(text: str, folder: Path) -> dict[str, Entry]:
             "read this one with the version that wrote it."
         )
     stages: dict[str, Entry] = verification.parse(text)["stages"]
-    required = get_type_hints(Entry).keys() - get_type_hints(Environment).keys()
     for name, entry in stages.items():
-        absent = required - entry.keys()
+        absent = Entry.__required_keys__ - entry.keys()
         if absent:
             raise ValueError(f"stage {name!r} lacks {', '.join(sorted(absent))}")
     return stages
