@@ -90,7 +90,8 @@ def test_the_teacher_is_followed_only_if_validation_users_rank_better_with_it(da
     given = replace(data, candidates=table(rows, CANDIDATES))
     scored = [(user, 5, item, p) for user in users for item, p in (("ship3", 0.9), ("ship4", 0.1))]
     right = student(distillation=5.0).fit(replace(given, teacher=table(scored, TEACHER)))
-    assert "without them; the better one is kept" in caplog.text
+    assert "without them, so it uses them" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     first, second = scores(right, data, "ship3", "ship4")
     assert first > second + 1
     opposite = [(*key, 1 - p) for *key, p in scored]
@@ -98,6 +99,8 @@ def test_the_teacher_is_followed_only_if_validation_users_rank_better_with_it(da
     alone = student(distillation=0).fit(given)
     assert scores(wrong, data, "ship3", "ship4") == scores(alone, data, "ship3", "ship4")
     assert wrong.training_log.best_value == alone.training_log.best_value
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "without them, so it leaves them out" in warning.getMessage()
 
 
 def test_without_a_teacher_it_says_so_unless_asked_not_to_distill(data, caplog):

@@ -128,13 +128,16 @@ class Student(ReadsContent, SequenceBaseline):
         taught, untaught = (None if log is None else log.best_value for log in logs)
         if taught is None or untaught is None:
             return self
-        logger.info(
-            "The student has validation AUC %.3f with the scores of the teacher and %.3f without "
-            "them; the better one is kept.",
+        is_worse = untaught >= taught
+        logger.log(
+            logging.WARNING if is_worse else logging.INFO,
+            "The student has validation AUC %.3f with the scores of the MLLM and %.3f without "
+            "them, so it %s.",
             taught,
             untaught,
+            "leaves them out" if is_worse else "uses them",
         )
-        if untaught >= taught:
+        if is_worse:
             self._fitted, self._log = alone._fitted, alone._log
             self._is_time_limited = alone._is_time_limited
         return self
