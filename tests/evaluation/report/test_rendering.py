@@ -26,6 +26,12 @@ def test_models_are_shown_by_label_or_name():
     assert rendered("{{ 'random' | label }}") == "Random order"
 
 
+def test_templates_are_compiled_once_for_the_same_labels():
+    pages = [environment({"sasrec": label}).get_template("report.md.jinja") for label in "ABA"]
+    assert pages[0] is pages[2]
+    assert pages[0] is not pages[1]
+
+
 def test_metrics_are_shown_by_label():
     text = "{% for name in names %}{{ name | metric }} {% endfor %}"
     names = ["auc", "pooled_auc", "ndcg@5", "theirs@5"]

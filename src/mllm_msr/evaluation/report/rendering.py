@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -19,14 +20,20 @@ from mllm_msr.evaluation.report.tables import POOLED, RANDOM, kind_title
 
 
 def environment(labels: Mapping[str, str]) -> jinja2.Environment:
-    """Return the environment that renders the templates.
+    """Return the environment that renders the templates; with the same labels, the same one.
 
     Text is escaped in the HTML templates. Markdown templates escape it with the filter `cell`.
 
     Args:
         labels: Labels by model name; the filter `label` shows other models by their name.
     """
-    names = {RANDOM: "Random order", **labels}
+    return _environment(tuple(labels.items()))
+
+
+@functools.lru_cache(maxsize=8)
+def _environment(labels: tuple[tuple[str, str], ...]) -> jinja2.Environment:
+    """Make an environment, which keeps the templates that it has compiled."""
+    names = {RANDOM: "Random order", **dict(labels)}
     metric_labels = {POOLED: f"Pooled {metrics.label(HEADLINE)}"}
     result = jinja2.Environment(
         loader=jinja2.FunctionLoader(source),
