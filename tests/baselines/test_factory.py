@@ -53,3 +53,10 @@ def test_members_are_given_or_the_default() -> None:
     assert _factory.member_names("item_knn", {}) == ()
     assert "sasrec" in _factory.member_names("hybrid", {})
     assert _factory.member_names("hybrid", {"members": ["a", "b"]}) == ("a", "b")
+
+
+def test_an_ensemble_is_no_member_of_itself() -> None:
+    with pytest.raises(
+        SettingsError, match=r"baselines\.hybrid\.members must not contain 'hybrid'"
+    ):
+        _factory.member_names("hybrid", {"members": ["sasrec", "hybrid"]})

@@ -88,8 +88,13 @@ def member_names(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
     Raises:
         UnknownNameError: There is no such baseline.
+        SettingsError: The ensemble is a member of itself.
     """
     defaults: Sequence[str] | None = getattr(baseline_class(name), "default_members", None)
     if defaults is None:
         return ()
-    return tuple(arguments.get("members") or defaults)
+    members = tuple(arguments.get("members") or defaults)
+    if name in members:
+        problem = f"baselines.{name}.members must not contain {name!r}, but is {list(members)}."
+        raise SettingsError([problem])
+    return members
