@@ -15,7 +15,10 @@ def test_a_list_needs_two_items() -> None:
 
 def test_the_budget_is_enough_for_a_list() -> None:
     for changes in (["distill.budget=15"], ["distill.list_size=20", "distill.budget=19"]):
-        with pytest.raises(SettingsError, match=r"distill\.list_size.*less than one list"):
+        with pytest.raises(
+            SettingsError,
+            match=r"distill\.list_size.*less than one list\. Lower distill\.list_size",
+        ):
             load_settings("default", changes, environment={})
     load_settings("default", ["distill.budget=16"], environment={})
 

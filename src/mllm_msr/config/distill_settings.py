@@ -29,7 +29,7 @@ class DistillSettings(Section):
         if list_size > (budget := info.data.get("budget", list_size)):
             raise PydanticCustomError(
                 "no_list",
-                "The budget of {budget} pairs is less than one list. Lower it, or raise "
+                "distill.budget={budget} is less than one list. Lower distill.list_size, or raise "
                 "distill.budget.",
                 {"budget": budget},
             )
