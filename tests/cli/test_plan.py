@@ -34,13 +34,13 @@ def test_the_table_has_one_line_per_stage(invoke, settings: list[str], tmp_path:
     rows, sentences = rows[:at], "".join(rows[at:])
     # The path of the run may be longer than a line.
     assert sentences.replace(" ", "") == (
-        "Lists are ordered by rank fusion with fixed weights. The model scores 50 candidates per "
+        "Lists are ordered by rank fusion with fixed weights. The model scores 20 candidates per "
         "list, one call each. Order and number of calls are the defaults, because the run has no "
         f"fitted weights: 'mllm-msr fit-lists --run {tmp_path / 'run'}' fits both to its users, "
         "and retrieve.budget sets the number."
     ).replace(" ", "")
     assert header.split()[-3:] == ["item-first", "user-first", "cheaper"]
-    assert [row.split("  ")[0] for row in rows] == ["test candidates", "a list of 50 items"]
+    assert [row.split("  ")[0] for row in rows] == ["test candidates", "a list of 20 items"]
     words = " ".join(summary.split())
     assert "unknown time without a rate" in words
     assert "output lengths come from the limits in the settings (upper bound)." in words
@@ -89,7 +89,7 @@ def test_lists_have_as_many_calls_as_the_run_has_fitted(
     oracle.knows = knows
     run = list_worlds.make_run(tmp_path, "plan.sample=5", "retrieve.order=fitted")
     default = json.loads(invoke("plan", "--run", run, "--json").stdout)
-    assert default["lists"]["calls"] == 50
+    assert default["lists"]["calls"] == 20
     assert default["lists"]["reason"].endswith("and retrieve.budget sets the number.")
 
     done = invoke("fit-lists", "--run", run, "--budget", 38)

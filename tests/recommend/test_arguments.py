@@ -72,11 +72,13 @@ def test_a_frame_without_the_column_of_ids_is_rejected() -> None:
 
 def test_unknown_users_are_listed_with_a_similar_id() -> None:
     require_users(["u1"], {"u1", "u2"})
-    with pytest.raises(DataError, match=r"^Unknown user 'u11'\. Did you mean 'u1'\? Use ids"):
+    with pytest.raises(
+        DataError, match=r"^Unknown user 'u11'\. Did you mean 'u1'\? A run leaves out"
+    ):
         require_users(["u1", "u11"], ["u1"])
     with pytest.raises(DataError, match=r"Did you mean 'u0010'\?"):
         require_users(["u001x"], ["u0301", "u0010", "u9901"])
-    with pytest.raises(DataError, match=r"^Unknown users 'a', 'b'\. Use ids"):
+    with pytest.raises(DataError, match=r"^Unknown users 'a', 'b'\. A run leaves out"):
         require_users(["a", "b"], ["u1"])
 
 

@@ -52,6 +52,17 @@ def text_of(prompt: Prompt) -> str:
     return "".join(getattr(p, "text", "") for m in prompt.messages for p in m.parts)
 
 
+def test_items_without_content_are_blank_until_they_get_some(
+    catalog: ItemCatalog, boat: Path
+) -> None:
+    assert catalog.blank == set()
+    catalog.add(Item("new", ""), summaries(("new", "", "missing")))
+    catalog.add(Item("shown", "", "", boat), summaries(("shown", "", "ok")))
+    assert catalog.blank == {"new"}
+    catalog.add(Item("new", "Calm lantern"), summaries(("new", "a calm lantern", "missing")))
+    assert catalog.blank == set()
+
+
 def test_items_keep_their_order_and_unreadable_images_are_left_out(
     catalog: ItemCatalog, boat: Path
 ) -> None:

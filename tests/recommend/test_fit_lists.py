@@ -66,8 +66,8 @@ def test_a_model_that_knows_the_targets_gets_calls(
                 run, overrides=["retrieve.order=fitted", "retrieve.generators=[recent]"]
             )
     for overrides, order, budget in [
-        (["retrieve.generators=[recent]"], "fusion", 50),
-        (["retrieve.order=fusion"], "fusion", 50),
+        (["retrieve.generators=[recent]"], "fusion", 20),
+        (["retrieve.order=fusion"], "fusion", 20),
         (["retrieve.order=model", "retrieve.budget=7"], "model", 7),
         (["retrieve.budget=3"], "fitted", 3),
     ]:
@@ -110,7 +110,7 @@ def test_a_model_that_knows_nothing_gets_no_calls(
     with pytest.raises(RunFolderError, match=r"has no fitted weights\. Run 'mllm-msr fit-lists"):
         MllmMsr.from_run(run, overrides=["retrieve.order=fitted"])
     with MllmMsr.from_run(run) as model:  # as a run folder of an earlier version
-        assert (model.plan.order, model.plan.budget) == ("fusion", 50)
+        assert (model.plan.order, model.plan.budget) == ("fusion", 20)
     found = fit(run, FitOptions(budget=10))
     assert found["budget"] == 0
     assert found["reason"].startswith(

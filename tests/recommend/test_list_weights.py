@@ -98,7 +98,7 @@ def test_users_are_scored_together_until_their_lists_are_settled(
 
 def test_the_plan_without_weights_has_the_settings_of_the_run() -> None:
     plan = without_weights(Settings())
-    assert (plan.order, plan.budget, plan.n_candidates(k=10, budget=50)) == ("fusion", 50, 50)
+    assert (plan.order, plan.budget, plan.n_candidates(k=10, budget=50)) == ("fusion", 20, 50)
     assert plan.generator_weights(0.3) == fixed_weights(0.3) == {"recent": Weight(0.3, 0.0)}
     assert PLAN.generator_weights(0.3) == WEIGHTS.generators
     assert PLAN.n_candidates(k=10, budget=20) == 30
@@ -119,7 +119,7 @@ def test_fitted_weights_of_another_run_need_fitted_candidates() -> None:
     assert plan_beside(PLAN, fixed, Settings()) is fixed
     assert plan_beside(fixed, fixed, Settings()) is fixed
     found = plan_beside(fixed, PLAN, Settings())
-    assert (found.order, found.budget, found.weights) == ("fusion", 50, None)
+    assert (found.order, found.budget, found.weights) == ("fusion", 20, None)
     few = Settings.model_validate({"retrieve": {"budget": 5}})
     assert plan_beside(fixed, PLAN, few).budget == 5
 

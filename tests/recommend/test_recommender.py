@@ -22,6 +22,7 @@ from mllm_msr.config.loading import load_settings
 from mllm_msr.errors import DataError, UsageError
 from mllm_msr.pipeline.pipeline import Pipeline
 from mllm_msr.ranker.calibration import Calibration
+from mllm_msr.recommend.arguments import RARE_USERS
 from mllm_msr.recommend.recommender import MllmMsr
 from mllm_msr.recommend.run_models import RunModels
 from mllm_msr.tables import SUMMARIES
@@ -78,7 +79,7 @@ def test_new_users_get_popular_items_and_the_reason(
     with MllmMsr.from_run(run) as model:
         new = model.recommend("unknown", 4)
         assert caplog.messages == [
-            "Unknown user 'unknown'. Unknown users get recently popular items."
+            f"Unknown user 'unknown'. Unknown users get recently popular items. {RARE_USERS}"
         ]
         assert (new.fallback_reason, new.model_calls, new.preference) == ("unknown_user", 0, "")
         assert [item.generators for item in new.items] == [("recent",)] * 4

@@ -170,6 +170,15 @@ def test_a_user_without_any_score_gets_the_items_of_the_other_generators(
     assert [one.item_id for one in found] == ["b", "c", "a"]
 
 
+def test_hidden_items_are_no_candidates_and_do_not_shorten_lists() -> None:
+    hidden = {"b"}
+    recent = {"recent": RecentPopularityGenerator(WORLD, recent_share=1.0)}
+    retriever = Retriever(recent, depth=1, hidden=hidden)
+    assert [one.item_id for one in retriever.retrieve(Profile("u"), 2)] == ["c", "a"]
+    hidden.clear()
+    assert [one.item_id for one in retriever.retrieve(Profile("u"), 2)] == ["b", "c"]
+
+
 @pytest.mark.parametrize("history", [("a",), ("b", "c"), ("b", "?")])
 def test_scoring_the_full_catalog_at_once_equals_scoring_item_by_item(
     history: tuple[str, ...],

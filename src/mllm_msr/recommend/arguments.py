@@ -13,6 +13,10 @@ from mllm_msr.errors import DataError, UsageError
 from mllm_msr.recommend.similar_ids import similar_ids
 
 _MAX_LISTED: Final = 10
+RARE_USERS: Final = (
+    "A run leaves out users with fewer interactions than data.min_user_interactions; give their "
+    "history instead."
+)
 # Sorting more ids to suggest one would delay the message.
 _MAX_SORTED: Final = 200_000
 
@@ -82,7 +86,7 @@ def require_users(user_ids: Iterable[str], known: Collection[str]) -> None:
     """
     problem = describe_unknown_users(user_ids, known)
     if problem:
-        raise DataError(f"{problem} Use ids of users of the run, which are in its interactions.")
+        raise DataError(f"{problem} {RARE_USERS}")
 
 
 def describe_unknown_users(user_ids: Iterable[str], known: Collection[str]) -> str:

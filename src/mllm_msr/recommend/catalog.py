@@ -52,6 +52,7 @@ class ItemCatalog:
         prompt_settings: Order and content of the ranker's prompts.
         encoder: The text encoder of summaries and preferences.
         index: Vectors of the summaries.
+        blank: Items without title, text and image, such as those that occur in interactions only.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ItemCatalog:
         self._items: dict[str, Item] = {}
         self._summaries: dict[str, str] = {}
         self._text_only: set[str] = set()
+        self.blank: set[str] = set()
         rows = items.join(summaries, on="item_id", how="left", maintain_order="left")
         for row in rows.iter_rows(named=True):
             self._store(row)
@@ -249,7 +251,11 @@ class ItemCatalog:
             self._text_only.add(item_id)
         else:
             self._text_only.discard(item_id)
-        self._items[item_id] = Item.from_row(row)
+        item = self._items[item_id] = Item.from_row(row)
+        if item.title or item.text or item.image is not None:
+            self.blank.discard(item_id)
+        else:
+            self.blank.add(item_id)
 
 
 def _summary_text(row: Mapping[str, Any]) -> str:

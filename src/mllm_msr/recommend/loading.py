@@ -330,4 +330,6 @@ def make_retriever(
             failures[name] = error
             warn_of_failure(name, error)
     require_one(generators, failures)
-    return Retriever(generators, depth=retrieve.depth, weights=weights)
+    # An id alone says nothing to the user of a list.
+    hidden = catalog.blank if len(catalog.blank) < len(catalog) else frozenset[str]()
+    return Retriever(generators, depth=retrieve.depth, weights=weights, hidden=hidden)

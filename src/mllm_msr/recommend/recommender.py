@@ -33,6 +33,7 @@ from mllm_msr.interfaces import Backend
 from mllm_msr.ranker.examples import CHOICES
 from mllm_msr.ranker.scoring import yes_probability
 from mllm_msr.recommend.arguments import (
+    RARE_USERS,
     check_counts,
     check_id,
     describe_unknown_users,
@@ -198,7 +199,7 @@ class MllmMsr:
         if strict:
             require_users(user_ids, self.users)
         elif problem := describe_unknown_users(user_ids, self.users):
-            logger.warning("%s Unknown users get recently popular items.", problem)
+            logger.warning("%s Unknown users get recently popular items. %s", problem, RARE_USERS)
         if self.plan.budget if budget is None else budget:
             self._update_users(user_ids)
         profiles = [self.users.profile(user_id) for user_id in user_ids]

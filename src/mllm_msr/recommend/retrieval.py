@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, Protocol, final
@@ -146,8 +146,10 @@ class Retriever:
         depth: Number of items requested from each generator, in addition to the length of the
             history.
         weights: Weights of the generators; by default only the rank counts, with weight 1.
+        hidden: Items that are never candidates; later changes of the set count.
 
     Attributes:
+        hidden: As given.
         generators: The generators by name.
         weights: As given.
         n_failures: Number of failures of generators in `retrieve`.
@@ -159,7 +161,9 @@ class Retriever:
         *,
         depth: int = 200,
         weights: Mapping[str, Weight] = MappingProxyType({}),
+        hidden: Set[str] = frozenset(),
     ) -> None:
+        self.hidden = hidden
         self.generators = dict(generators)
         self.weights = weights
         self.n_failures = 0
@@ -209,12 +213,12 @@ class Retriever:
         return pool.candidates(self.weights, n)
 
     def _n_requested(self, profile: Profile, n: int = 0) -> int:
-        return max(self._depth, n) + len(profile.history)
+        return max(self._depth, n) + len(profile.history) + len(self.hidden)
 
     def _pool(
         self, profile: Profile, proposals: Mapping[str, Proposals], *, exclude_seen: bool = True
     ) -> Pool:
-        excluded = frozenset(profile.history if exclude_seen else ())
+        excluded = frozenset(profile.history if exclude_seen else ()) | self.hidden
         return Pool(proposals, exclude=excluded, depth=self._depth)
 
 

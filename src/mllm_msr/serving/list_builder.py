@@ -180,17 +180,24 @@ class ListBuilder:
     async def _build_by_baseline(
         self, user: User, ranker: BaselineRanker, options: ListOptions
     ) -> BuiltList:
-        candidates: Sequence[Candidate] = ()
+        candidates: list[Candidate] = []
         reason: FallbackReason | None = None
         if not user.profile.history:
             reason = missing_input(user.profile, known_user=user.known)
         elif ranked := await ranker.rank(user.profile):
             excluded = self._excluded(user, options)
-            wanted = set(
-                self._model.catalog if options.candidate_ids is None else options.candidate_ids
-            )
+            wanted = set(options.candidate_ids or ())
+            if options.candidate_ids is None:
+                wanted = set(self._model.catalog) - self._model.retriever.hidden
             candidates = [
                 one for one in ranked if one.item_id in wanted and one.item_id not in excluded
+            ]
+            # Given items that the baseline does not know come last.
+            known = {one.item_id for one in candidates}
+            candidates += [
+                Candidate(one.item_id, 0.0, ())
+                for one in self._given(user, options)
+                if one.item_id not in known
             ]
         else:
             reason = "no_scores"
