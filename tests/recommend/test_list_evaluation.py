@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import polars as pl
 import pytest
 
 from mllm_msr.recommend.list_evaluation import (
@@ -59,8 +60,13 @@ def test_the_summary_has_intervals_and_paired_tests() -> None:
         "user_id": "u0", "hr@10": 1.0, "ndcg@10": 1.0, "calls": 20
     }  # fmt: skip
     found = summarize(frames, frames[0], seed=0)
-    assert found[0]["p_value"] == 1.0
+    assert found[0]["p_value"] == found[0]["hr_p_value"] == 1.0
     assert found[20]["difference"] == 1.0
     assert found[20]["p_value"] == pytest.approx(2 / 2**8, abs=0.005)
+    # One of eight hits changes: any sign is as likely as the other.
+    one_hit = frames[20].with_columns(
+        pl.when(pl.col("user_id") == "u0").then(1.0).otherwise(0.0).alias("hr@10")
+    )
+    assert summarize({20: one_hit}, frames[0], seed=0)[20]["hr_p_value"] == 1.0
     assert found[20]["hr@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 8}
     assert found[20]["calls"] == 20.0

@@ -46,7 +46,7 @@ MAX_SUMMARY: Final = 50  # characters
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
-# Commands that have nothing to resume. Others say so once they only serve, see `Stopped`.
+# Commands that have nothing to resume. `demo --serve` has nothing either while it serves.
 _NOT_RESUMED: Final = (
     *("ab-report", "check", "doctor", "export", "help", "list", "mcp"),
     *("recommend", "serve", "status"),

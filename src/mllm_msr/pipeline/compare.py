@@ -50,7 +50,7 @@ def compare(pipeline: Pipeline, models: Sequence[str]) -> RunResult:
     """Train, score and evaluate models on the run folder's candidates.
 
     Finished work is reused; the evaluation covers all models with scores in the folder. With force,
-    the models are scored again and the ablations run again; stages before are not.
+    the models are scored again and the ablations run again; earlier stages are kept.
 
     Args:
         pipeline: The run.

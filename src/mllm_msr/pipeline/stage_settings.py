@@ -179,7 +179,7 @@ def require_finished_settings(context: RunContext, settings: Settings) -> None:
     if saved is None or saved.model_dump() == settings.model_dump():
         return
     require_prepared_data(context, settings)
-    # Whoever switches a stage off does without its results.
+    # The results of a stage that is switched off are not read.
     stages = ("align", "summarize", "infer", "train")
     read = [stage for stage in stages if getattr(settings, stage).enabled]
     for name, entry in context.run.stages.items():
@@ -231,7 +231,7 @@ def skipped_stages(context: RunContext, settings: Settings) -> list[str]:
     if saved is None or saved.model_dump() == settings.model_dump():
         return [*stages]
     order, skipped = [*_SETTINGS], list[str]()
-    last = len(order)  # index of the last stage that may be skipped, in part
+    last = len(order)  # index of the last stage of which some parts may be skipped
     known = [name for name in stages if name.partition("/")[0] in order]
     for name in sorted(known, key=lambda name: order.index(name.partition("/")[0])):
         kind, _, part = name.partition("/")

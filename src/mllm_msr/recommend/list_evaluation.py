@@ -90,7 +90,7 @@ def quality_by_budget(
 def summarize(
     frames: Mapping[int, pl.DataFrame], reference: pl.DataFrame, *, seed: int
 ) -> dict[int, dict[str, Any]]:
-    """Return means with 95 % intervals over users, and paired tests of NDCG@10.
+    """Return means with 95 % intervals over users, and paired tests.
 
     Args:
         frames: Values of the same users by budget, see `quality_by_budget`.
@@ -99,7 +99,8 @@ def summarize(
 
     Returns:
         For each budget the mean number of calls, `{mean, low, high, n}` of each metric, the mean
-        difference of NDCG@10 from the reference, and its two-sided p-value.
+        difference of NDCG@10 from the reference, and the two-sided p-values of the differences in
+        NDCG@10 (`p_value`) and HR@10 (`hr_p_value`).
     """
     metrics = [HR, NDCG, CALLS]
     # A user of several folds counts once.
@@ -111,13 +112,14 @@ def summarize(
     cells = means_with_intervals(wide, [HR, NDCG], seed=seed)
     found = {}
     for budget, frame in frames.items():
-        first, second = (np.asarray(one[[NDCG]].to_numpy()) for one in (frame, reference))
+        first, second = (np.asarray(one[[NDCG, HR]].to_numpy()) for one in (frame, reference))
         tested = compare(first, second, seed=seed)
         found[budget] = {
             CALLS: float(frame[CALLS].mean() or 0.0),  # type: ignore[arg-type]
             **cells[f"{budget}"][""],
             "difference": float(tested.difference[0]),
             "p_value": float(tested.p_value[0]),
+            "hr_p_value": float(tested.p_value[1]),
         }
     return found
 

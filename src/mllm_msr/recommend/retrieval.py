@@ -146,7 +146,7 @@ class Retriever:
         depth: Number of items requested from each generator, in addition to the length of the
             history.
         weights: Weights of the generators; by default only the rank counts, with weight 1.
-        hidden: Items that are never candidates; later changes of the set count.
+        hidden: Items that are never candidates; the caller may change the set later.
 
     Attributes:
         hidden: As given.
